@@ -1,0 +1,107 @@
+"""Parameters in closed form, and the widths that meet a budget. No torch.
+
+A bottleneck costs ``width · slope + constant`` parameters, so a budget is met by widths that differ by at most one
+between blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+TOLERANCE = 0.03  # a realised budget further than this share from the asked one is flagged
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Parameters of one block's form: ``slope · width + constant``."""
+
+    slope: int
+    constant: int
+
+    def at(self, width: int) -> int:
+        """Give the number of parameters at a width."""
+        return self.slope * width + self.constant
+
+
+@dataclass(frozen=True)
+class Count:
+    """What a design trains on a denoiser.
+
+    Attributes
+    ----------
+    trainable
+        Parameters trained.
+    backbone
+        Parameters of the denoiser.
+    ratio
+        trainable / backbone.
+    widths
+        Bottleneck width of every block, in module order; empty for methods without widths.
+    budget_asked
+        Parameters asked for, or None where the design gives no budget.
+    budget_met
+        False where a budget was asked and the realised one is further than 3 % from it.
+    """
+
+    trainable: int
+    backbone: int
+    ratio: float
+    widths: tuple[int, ...] = ()
+    budget_asked: int | None = None
+    budget_met: bool = True
+
+
+def bottleneck_cost(read: int, write: int) -> Cost:
+    """Count ``Linear(read, m)`` and ``Linear(m, write)``, biases included."""
+    return Cost(read + write + 1, write)
+
+
+def convolutional_cost(read: int, write: int) -> Cost:
+    """Count ``GroupNorm(read)``, ``Conv3x3(read, m)`` and ``Conv3x3(m, write)``, biases included."""
+    return Cost(9 * (read + write) + 1, 2 * read + write)
+
+
+def solve(costs: Sequence[Cost], budget: int) -> tuple[int, ...]:
+    """Find the widths whose parameters come closest to a budget.
+
+    Every block gets the largest common width that fits (at least 1), and a subset of the blocks gets one more: the
+    subset whose extra parameters come closest to what is left over. It is found exactly, by the sums that subsets of
+    the first 0, 1, 2, … blocks can reach (bit s of an integer stands for the sum s). Ties go to the smaller sum and
+    to earlier blocks, so the answer is one.
+
+    Parameters
+    ----------
+    costs
+        One per block.
+    budget
+        Parameters of all blocks together.
+
+    Returns
+    -------
+    tuple of int
+        A width per block, of at most two adjacent values, all at least 1.
+    """
+    fixed, step = sum(cost.constant for cost in costs), sum(cost.slope for cost in costs)
+    common = max(1, (budget - fixed) // step)
+    widths = [common] * len(costs)
+    left = budget - sum(cost.at(common) for cost in costs)
+    if left <= 0:
+        return tuple(widths)
+    reachable = [1]
+    for cost in costs:
+        reachable.append(reachable[-1] | reachable[-1] << cost.slope)
+    below = (reachable[-1] & ((1 << (left + 1)) - 1)).bit_length() - 1
+    higher = reachable[-1] >> left
+    above = left + (higher & -higher).bit_length() - 1
+    extra = below if left - below <= above - left else above
+    for index in reversed(range(len(costs))):
+        if not reachable[index] >> extra & 1:
+            widths[index] += 1
+            extra -= costs[index].slope
+    return tuple(widths)
+
+
+def met(trainable: int, asked: int | None) -> bool:
+    """Say whether a realised number of parameters is within 3 % of the asked one."""
+    return asked is None or abs(trainable - asked) <= TOLERANCE * asked

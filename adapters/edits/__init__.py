@@ -1,0 +1,1 @@
+"""One file a kind of edit: how a change of the denoiser is realised and undone."""

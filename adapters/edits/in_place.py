@@ -1,0 +1,46 @@
+"""InPlace: the denoiser's own parameters are trained; the originals are kept and put back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from adapters.draws import Draws
+from adapters.edits.edit import Rows
+
+
+class InPlace:
+    """Train parameters where they are.
+
+    Parameters
+    ----------
+    parameters
+        The parameters by their full name in the denoiser.
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter]):
+        self._trained = dict(parameters)
+        self._originals: dict[str, tuple[Tensor, bool]] = {}
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Give the shape of every parameter by its full name."""
+        return {name: tuple(parameter.shape) for name, parameter in self._trained.items()}
+
+    def attach(self, slot: int, rows: Rows, draws: Draws) -> dict[str, nn.Parameter]:
+        """Keep copies of the parameters, and let them be trained."""
+        for name, parameter in self._trained.items():
+            self._originals[name] = parameter.detach().clone(), parameter.requires_grad
+            parameter.requires_grad_(True)
+        return dict(self._trained)
+
+    def detach(self) -> None:
+        """Put the originals back, bit for bit, and drop the gradients."""
+        with torch.no_grad():
+            for name, (original, required) in self._originals.items():
+                parameter = self._trained[name]
+                parameter.copy_(original)
+                parameter.grad = None
+                parameter.requires_grad_(required)
+        self._originals = {}

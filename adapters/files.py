@@ -1,0 +1,162 @@
+"""Adapter folders: ``adapter.json`` (format, design, metadata) and ``adapter.safetensors`` (weights).
+
+A folder may come from anywhere, so nothing in it is trusted: the design is validated as any other, and names, shapes
+and types of the weights are compared with what the design needs before anything is allocated or changed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from adapters.designs import method_of, normalise
+from adapters.faults import InputFault
+from adapters.insertion import Insertion, check_shapes, insert
+
+FORMAT = 1
+DESCRIPTION, WEIGHTS = "adapter.json", "adapter.safetensors"
+_KEYS = {"format", "design", "metadata"}
+_MAX_BYTES = 1_000_000  # of adapter.json: a design and a few lines of metadata
+_FLOATS = {"F64", "F32", "F16", "BF16"}
+
+
+def save(
+    folder: str | Path, design: Mapping[str, Any], state: Mapping[str, Tensor], metadata: Mapping[str, Any]
+) -> None:
+    """Write an adapter folder; the description last, so that a folder with one is whole.
+
+    Parameters
+    ----------
+    folder
+        Made if missing.
+    design
+        The design that was trained.
+    state
+        ``insertion.state(slot)``.
+    metadata
+        Anything JSON can hold: backbone, task, scores.
+
+    Raises
+    ------
+    InputFault
+        For a wrong design, or metadata that JSON cannot hold.
+    """
+    try:
+        text = json.dumps(
+            {"format": FORMAT, "design": normalise(design), "metadata": dict(metadata)}, indent=2, allow_nan=False
+        )
+    except (TypeError, ValueError) as error:
+        if isinstance(error, InputFault):
+            raise
+        raise InputFault(f"the metadata of an adapter must be JSON: {error}") from error
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f"{WEIGHTS}.part"
+    save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, part)
+    os.replace(part, folder / WEIGHTS)
+    part = folder / f"{DESCRIPTION}.part"
+    part.write_text(text + "\n", encoding="utf-8")
+    os.replace(part, folder / DESCRIPTION)
+
+
+def load(pipe: Any, folder: str | Path) -> Insertion:
+    """Put a saved adapter on a pipeline's denoiser.
+
+    Parameters
+    ----------
+    pipe
+        A diffusers pipeline with a ``unet`` or ``transformer``, or the denoiser itself.
+    folder
+        What `save` wrote.
+
+    Returns
+    -------
+    Insertion
+        Of one slot; ``remove()`` takes the adapter off again.
+
+    Raises
+    ------
+    InputFault
+        When the folder is missing, malformed, or of another backbone; the denoiser is as before then.
+    """
+    denoiser = _denoiser(pipe)
+    folder = Path(folder)
+    design = read_description(folder)["design"]
+    expected = {name: shape for edit in method_of(design).edits(denoiser) for name, shape in edit.shapes().items()}
+    state = _read_weights(folder / WEIGHTS, expected)
+    insertion = insert(denoiser, design)
+    insertion.load(0, state)
+    return insertion
+
+
+def read_description(folder: str | Path) -> dict[str, Any]:
+    """Read and validate ``adapter.json``.
+
+    Returns
+    -------
+    dict
+        ``format``, ``design`` (canonical) and ``metadata``.
+
+    Raises
+    ------
+    InputFault
+        When it is missing or malformed.
+    """
+    path = Path(folder) / DESCRIPTION
+    if not path.is_file():
+        raise InputFault(f"{path} is missing; an adapter folder has {DESCRIPTION} and {WEIGHTS}")
+    if path.stat().st_size > _MAX_BYTES:
+        raise InputFault(f"{path} is larger than {_MAX_BYTES:,} bytes; that is no adapter description")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputFault(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict) or content.keys() != _KEYS:
+        got = sorted(content) if isinstance(content, dict) else type(content).__name__
+        raise InputFault(f"{path} must be an object of {sorted(_KEYS)}; got {got}")
+    if type(content["format"]) is not int or content["format"] != FORMAT:
+        raise InputFault(f"{path} has format {content['format']!r}; this version reads format {FORMAT}")
+    if not isinstance(content["metadata"], dict):
+        raise InputFault(f"{path}: metadata must be an object; got {type(content['metadata']).__name__}")
+    try:
+        content["design"] = normalise(content["design"])
+    except InputFault as fault:
+        raise InputFault(f"{path}: {fault}") from fault
+    return content
+
+
+def _read_weights(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise InputFault(f"{path} is missing; an adapter folder has {DESCRIPTION} and {WEIGHTS}")
+    try:
+        with safe_open(path, framework="pt") as weights:
+            slices = {name: weights.get_slice(name) for name in weights.keys()}  # noqa: SIM118 (no mapping)
+            check_shapes(expected, {name: tuple(part.get_shape()) for name, part in slices.items()})
+            for name, part in slices.items():
+                if part.get_dtype() not in _FLOATS:
+                    raise InputFault(f"{path}: {name} has type {part.get_dtype()}; weights are {sorted(_FLOATS)}")
+            state = {name: weights.get_tensor(name) for name in expected}
+    except SafetensorError as error:
+        raise InputFault(f"{path} is no safetensors file: {error}") from error
+    broken = [name for name, value in state.items() if not torch.isfinite(value).all()]
+    if broken:
+        raise InputFault(f"{path}: {broken[0]} holds numbers that are not finite; this adapter diverged or is damaged")
+    return state
+
+
+def _denoiser(pipe: Any) -> nn.Module:
+    if isinstance(pipe, nn.Module):
+        return pipe
+    for name in ("unet", "transformer"):
+        part = getattr(pipe, name, None)
+        if isinstance(part, nn.Module):
+            return part
+    raise InputFault(f"{type(pipe).__name__} has no unet or transformer; give a diffusers pipeline or its denoiser")

@@ -1,0 +1,1 @@
+"""One file a method: a configuration that validates itself and compiles to edits."""

@@ -1,0 +1,216 @@
+"""Positions: the named tensors of a U-Net block that an adapter reads or writes.
+
+This is the only code that finds blocks in a backbone. The names need no torch.
+
+A transformer block is ``x += SA(norm1 x); x += CA(norm2 x, text); x += FFN(norm3 x)``. Ten tensors can be read and
+seven be written, because addition commutes: adding to a branch's output is adding to the trunk after it
+("A Closer Look at Parameter-Efficient Tuning in Diffusion Models", arXiv 2303.18181).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import gcd
+from typing import TYPE_CHECKING, Literal
+
+from adapters.faults import InputFault
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Component = Literal["transformer", "context", "resnet"]
+
+READS = ("SA_in", "SA_out", "CA_in", "CA_c", "CA_out", "FFN_in", "FFN_out", "Trans_out", "Res_in", "Res_out")
+WRITES = ("SA_in", "CA_in", "CA_c", "FFN_in", "Trans_out", "Res_in", "Res_out")
+PAIRS: tuple[tuple[str, str], ...] = (
+    ("SA_in", "SA_in"),
+    ("SA_in", "CA_in"),
+    ("SA_in", "FFN_in"),
+    ("SA_in", "Trans_out"),
+    ("SA_out", "CA_in"),
+    ("SA_out", "FFN_in"),
+    ("SA_out", "Trans_out"),
+    ("CA_in", "CA_in"),
+    ("CA_in", "FFN_in"),
+    ("CA_in", "Trans_out"),
+    ("CA_out", "FFN_in"),
+    ("CA_out", "Trans_out"),
+    ("FFN_in", "FFN_in"),
+    ("FFN_in", "Trans_out"),
+    ("FFN_out", "Trans_out"),
+    ("Trans_out", "Trans_out"),
+    ("CA_c", "CA_c"),
+    ("Res_in", "Res_in"),
+    ("Res_in", "Res_out"),
+    ("Res_out", "Res_out"),
+)
+# A branch's output is added to the trunk, so writing it is writing the trunk after that addition.
+SAME_POINT = {"SA_out": "CA_in", "CA_out": "FFN_in", "FFN_out": "Trans_out"}
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a position's tensor passes: a submodule of the block ("" is the block) and which side of it."""
+
+    module: str
+    kind: Literal["input", "output", "context"]
+
+
+READ_SITES = {
+    "SA_in": Site("", "input"),
+    "SA_out": Site("attn1", "output"),
+    "CA_in": Site("norm2", "input"),
+    "CA_c": Site("attn2", "context"),
+    "CA_out": Site("attn2", "output"),
+    "FFN_in": Site("norm3", "input"),
+    "FFN_out": Site("ff", "output"),
+    "Trans_out": Site("", "output"),
+    "Res_in": Site("", "input"),
+    "Res_out": Site("", "output"),
+}
+# The input of a norm is a copy of the trunk that only its branch sees; a write must reach the trunk itself, so it is
+# added to the branch output that the trunk receives next.
+WRITE_SITES = {
+    "SA_in": Site("", "input"),
+    "CA_in": Site("attn1", "output"),
+    "CA_c": Site("attn2", "context"),
+    "FFN_in": Site("attn2", "output"),
+    "Trans_out": Site("", "output"),
+    "Res_in": Site("", "input"),
+    "Res_out": Site("", "output"),
+}
+# CA_in→CA_in and FFN_in→FFN_in read a trunk that is summed only after the place of writing: what is read there is the
+# trunk before the branch (this norm's input) plus the branch's output.
+TRUNK_BEFORE = {"CA_in": Site("norm1", "input"), "FFN_in": Site("norm2", "input")}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block that takes one adapter.
+
+    Attributes
+    ----------
+    name
+        Its dotted path in the denoiser.
+    module
+        The block.
+    read, write
+        Channels of the tensor read and of the tensor written.
+    groups
+        Groups of the normalisation over the tensor read (ResNet blocks; 1 elsewhere).
+    """
+
+    name: str
+    module: nn.Module
+    read: int
+    write: int
+    groups: int = 1
+
+
+def component(position: str) -> Component:
+    """Say which component of the design space a position belongs to.
+
+    Raises
+    ------
+    InputFault
+        For a name that is no position.
+    """
+    if position not in READS:
+        raise InputFault(f"unknown position {position!r}; the positions are {', '.join(READS)}")
+    if position == "CA_c":
+        return "context"
+    return "resnet" if position.startswith("Res_") else "transformer"
+
+
+def check_pair(input: str, output: str) -> None:
+    """Accept one of the 20 valid (input, output) pairs.
+
+    Raises
+    ------
+    InputFault
+        For anything else; the message lists what is allowed, and names the equivalent output of SA_out, CA_out and
+        FFN_out.
+    """
+    if input not in READS:
+        raise InputFault(f"input={input!r} is no position that can be read; allowed are {', '.join(READS)}")
+    allowed = [write for read, write in PAIRS if read == input]
+    if output in allowed:
+        return
+    choice = f"with input={input} the output may be {', '.join(allowed)}"
+    if output in SAME_POINT:
+        same = SAME_POINT[output]
+        raise InputFault(
+            f"output={output} is the same point as output={same}, because addition commutes; {choice}"
+        )
+    if output not in WRITES:
+        raise InputFault(f"output={output!r} is no position that can be written; {choice}")
+    raise InputFault(f"input={input}, output={output} is no valid pair; {choice}")
+
+
+def blocks(denoiser: nn.Module, input: str, output: str) -> list[Block]:
+    """Find the blocks of a denoiser that take an adapter of a pair, in the order of its modules.
+
+    Parameters
+    ----------
+    denoiser
+        A diffusers ``UNet2DConditionModel``; may be on the meta device.
+    input, output
+        A valid pair.
+
+    Raises
+    ------
+    InputFault
+        For an invalid pair, or a denoiser without such blocks or with blocks that lack the position.
+    """
+    check_pair(input, output)
+    find = _resnet_blocks if component(input) == "resnet" else _transformer_blocks
+    found = find(denoiser, input, output)
+    if not found:
+        kind = "ResNet" if component(input) == "resnet" else "transformer"
+        raise InputFault(
+            f"{type(denoiser).__name__} has no {kind} blocks, so nothing can be read at {input}; "
+            "position adapters need a UNet2DConditionModel with such blocks"
+        )
+    return found
+
+
+def _transformer_blocks(denoiser: nn.Module, input: str, output: str) -> list[Block]:
+    from diffusers.models.attention import BasicTransformerBlock
+
+    found = []
+    for name, module in denoiser.named_modules():
+        if not isinstance(module, BasicTransformerBlock):
+            continue
+        if module.norm_type != "layer_norm" or module.attn2 is None:
+            raise InputFault(
+                f"block {name} of {type(denoiser).__name__} has norm type {module.norm_type!r} and "
+                f"{'no' if module.attn2 is None else 'a'} cross-attention; position adapters need blocks with plain "
+                "layer norms and a cross-attention, as a UNet2DConditionModel has: choose another backbone or method"
+            )
+        if hasattr(module, "fuser"):
+            raise InputFault(
+                f"block {name} is gated (GLIGEN): a layer between self- and cross-attention changes the trunk, so "
+                "CA_in has no single place; choose a backbone with attention_type='default'"
+            )
+        width = module.attn2.to_k.in_features if component(input) == "context" else module.dim
+        found.append(Block(name, module, width, width))
+    return found
+
+
+def _resnet_blocks(denoiser: nn.Module, input: str, output: str) -> list[Block]:
+    from diffusers.models.resnet import ResnetBlock2D, ResnetBlockCondNorm2D
+
+    found = []
+    for name, module in denoiser.named_modules():
+        if not isinstance(module, ResnetBlock2D | ResnetBlockCondNorm2D):
+            continue
+        if input != output and (module.upsample is not None or module.downsample is not None):
+            raise InputFault(
+                f"block {name} changes the resolution between {input} and {output}, so one cannot be added to the "
+                "other; choose Res_in→Res_in or Res_out→Res_out on this backbone"
+            )
+        channels = {"Res_in": module.in_channels, "Res_out": module.conv2.out_channels}
+        norm = module.norm1 if input == "Res_in" else module.norm2
+        groups = gcd(getattr(norm, "num_groups", 32), channels[input])
+        found.append(Block(name, module, channels[input], channels[output], groups))
+    return found
