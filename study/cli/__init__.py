@@ -1,0 +1,1 @@
+"""The command `adapter-study`: one small file a command."""

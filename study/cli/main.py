@@ -1,0 +1,107 @@
+"""The command `adapter-study`: finds the command's file and runs it; knows nothing of what commands do.
+
+Only the file of the command that was called is imported, so that `--help` is fast and light commands stay light.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.metadata
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from adapters.faults import InputFault
+
+COMMANDS = {
+    "run": "Train and score every trial of a study that has no result yet, then print the ANOVA.",
+    "status": "Say how far a study is.",
+    "params": "Count the trainable parameters of a design on a backbone.",
+    "anova": "Print the analysis of variance of results.",
+    "report": "Write a study's report as one HTML page.",
+    "compact": "Merge a store's many small files into few.",
+    "gc": "Delete what interrupted runs left in a store.",
+}
+"""Each is the function `command` of the file `study/cli/<name>.py`."""
+
+
+def shadowed() -> str | None:
+    """Return one sentence if another distribution owns the import name `adapters`, else None."""
+    spec = importlib.util.find_spec("adapters")
+    ours = Path(__file__).resolve().parents[2] / "adapters"
+    found = Path(spec.origin).resolve().parent if spec and spec.origin else None
+    owner = "another package"
+    if found == ours:
+        try:
+            other = importlib.metadata.distribution("adapters")
+        except importlib.metadata.PackageNotFoundError:
+            return None
+        if Path(str(other.locate_file("adapters"))).resolve() != ours:
+            return None
+        owner = "the distribution 'adapters'"
+    return (
+        f"The import name `adapters` belongs to {owner} at {found}, not to adapter-study: "
+        "run `pip uninstall adapters` and install adapter-study again, or use a fresh environment."
+    )
+
+
+def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `command` with faults of the input as one message and exit code 2, and Ctrl-C as exit code 130."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except InputFault as fault:
+            print(f"adapter-study: {fault}", file=sys.stderr)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            print("adapter-study: interrupted", file=sys.stderr)
+            raise typer.Exit(130) from None
+
+    return run
+
+
+def build(called: str | None) -> typer.Typer:
+    """Return the application: the command that was `called` in full, the others by name and help only."""
+    app = typer.Typer(
+        name="adapter-study",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        help="Find out which choice in the design of an adapter matters on a diffusion model.",
+    )
+    app.callback()(lambda: None)
+    for name, text in COMMANDS.items():
+        if name == called:
+            module = importlib.import_module(f"study.cli.{name}")
+            app.command(name, help=text + _details(module.command))(guarded(module.command))
+        else:
+            app.command(name, help=text)(lambda: None)
+    return app
+
+
+def main() -> None:
+    """Run the command line."""
+    problem = shadowed()
+    if problem:
+        print(problem, file=sys.stderr)
+        sys.exit(2)
+    called = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
+    build(called)()
+
+
+def _details(command: Callable[..., Any]) -> str:
+    """Return what the command's docstring says beyond its first line."""
+    _, _, rest = (command.__doc__ or "").partition("\n")
+    return f"\n\n{rest.strip()}" if rest.strip() else ""
+
+
+if __name__ == "__main__":
+    main()

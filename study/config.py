@@ -1,0 +1,251 @@
+"""The study file: what it may say, and every fault in it, with its line, in one message.
+
+This module reads and checks; it trains nothing and writes nothing. What a study file of this version cannot
+ask for is refused, never ignored.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from adapters.faults import InputFault
+from study.yaml_lines import Lines, read_yaml
+
+if TYPE_CHECKING:
+    from study.backbones.names import Source
+    from study.space import Space
+    from study.tasks.specs import TaskSpec
+
+SHIPPED = Path(__file__).parent / "studies"
+
+LATER = {
+    "tune": "tuning a protocol per method; set the protocol under `protocol` and `protocol_by`",
+    "confirm": "confirming a recipe",
+    "resources": "executor settings; only the local executor exists, and it takes `--workers`",
+}
+"""Sections of the plan of record that this version has no code for."""
+
+
+def _none_yet(value: Any) -> Any:
+    if value not in ([], ()):
+        raise ValueError(f"got {value!r}, expected []: this version scores a trial at its end only")
+    return ()
+
+
+class Protocol(BaseModel):
+    """How a trial is trained and sampled; all of it belongs to the trial's identity.
+
+    Attributes
+    ----------
+    steps : int
+        Optimiser steps.
+    learning_rate : float
+    batch, prior_batch : int
+        Subject and class pictures a step; `prior_batch` is `batch` unless given.
+    prior_weight : float
+        Weight of the prior-preservation loss; 0 switches it off.
+    prior_pictures : int
+        Class pictures that the backbone draws once per task.
+    precision : {"float32", "float64"}
+    sampler : {"dpmsolver++"}
+    sampling_steps : int
+    guidance : float
+        Scale of classifier-free guidance.
+    pictures : int
+        Pictures drawn and scored at the end.
+    checkpoints : tuple of int
+        Steps at which the trial is scored on its way; none in this version.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    steps: int = Field(200, ge=1)
+    learning_rate: float = Field(1e-3, gt=0, allow_inf_nan=False)
+    batch: int = Field(2, ge=1)
+    prior_weight: float = Field(1.0, ge=0, allow_inf_nan=False)
+    prior_batch: int = Field(0, ge=0)
+    prior_pictures: int = Field(32, ge=1)
+    precision: Literal["float32", "float64"] = "float32"
+    sampler: Literal["dpmsolver++"] = "dpmsolver++"
+    sampling_steps: int = Field(25, ge=1)
+    guidance: float = Field(7.0, ge=0, allow_inf_nan=False)
+    pictures: int = Field(16, ge=1)
+    checkpoints: Annotated[tuple[int, ...], BeforeValidator(_none_yet)] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _prior_batch_is_batch(cls, data: Any) -> Any:
+        if isinstance(data, dict) and not data.get("prior_batch"):
+            return {**data, "prior_batch": data.get("batch", cls.model_fields["batch"].default)}
+        return data
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _level(value: Any) -> Any:
+    if not isinstance(value, str | int | float):
+        raise ValueError(f"got {value!r}, expected a level: a word, a number, true or false")
+    return value
+
+
+def _levels(value: Any) -> Any:
+    if value != "all" and not (isinstance(value, list | tuple) and value):
+        raise ValueError(f"got {value!r}, expected a list of levels, or `all`")
+    return value if value == "all" else [_level(item) for item in value]
+
+
+def _seeds(value: Any) -> Any:
+    seeds = range(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    counts = Counter(map(str, seeds)) if isinstance(seeds, list | tuple | range) else Counter()
+    if not counts or max(counts.values()) > 1:
+        raise ValueError(f"got {value!r}, expected a count of at least 1, or a list of seeds, each once")
+    return list(seeds)
+
+
+_Level = Annotated[Any, BeforeValidator(_level)]
+_Levels = Annotated[Any, BeforeValidator(_levels)]
+
+
+class _Nested(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    when: dict[str, _Level] = Field(min_length=1, max_length=1)
+    factors: dict[str, _Levels] = Field(min_length=1)
+
+
+_Scores = Annotated[dict[Literal["clip_i", "clip_t", "dino_i"], Any], Field(min_length=1)]
+SECTIONS: dict[str, Any] = {
+    "name": Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")],
+    "backbone": Annotated[list[Any], BeforeValidator(_listed), Field(min_length=1)],
+    "factors": Annotated[dict[str, _Levels], Field(min_length=1)],
+    "fixed": dict[str, _Level],
+    "nested": list[_Nested],
+    "forbid": list[Annotated[dict[str, Annotated[list[_Level], BeforeValidator(_listed)]], Field(min_length=1)]],
+    "strategy": Literal["factorial"],
+    "tasks": Annotated[list[Any], BeforeValidator(_listed), Field(min_length=1)],
+    "seeds": Annotated[list[Annotated[int, Field(ge=0, strict=True)]], BeforeValidator(_seeds)],
+    "protocol": Protocol,
+    "protocol_by": dict[str, dict[str, dict[str, Any]]],
+    "scores": _Scores,
+    "primary": Literal["clip_i", "clip_t", "dino_i"],
+    "keep": Literal["all", "best", "none"],
+    "store": Annotated[str, Field(min_length=1)],
+}
+REQUIRED = ("name", "backbone", "factors", "tasks")
+DEFAULTS: dict[str, Any] = {
+    "fixed": {},
+    "nested": [],
+    "forbid": [],
+    "strategy": "factorial",
+    "seeds": [0],
+    "protocol": Protocol(),
+    "protocol_by": {},
+    "scores": {"clip_i": "micro-clip", "clip_t": "micro-clip", "dino_i": "micro-dino"},
+    "primary": "clip_i",
+    "keep": "none",
+}
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """A study file that is right in every part.
+
+    Attributes
+    ----------
+    backbones : tuple of Source
+    space : Space
+    tasks : tuple of TaskSpec
+    seeds : tuple of int
+    protocol : Protocol
+    protocol_by : dict
+        Factor, level as text, and the protocol's fields that differ there.
+    scores : dict of str to Source
+        Score and the model that computes it.
+    store : str
+        The store's folder, from the current one.
+    """
+
+    name: str
+    backbones: tuple[Source, ...]
+    space: Space
+    tasks: tuple[TaskSpec, ...]
+    seeds: tuple[int, ...]
+    protocol: Protocol
+    protocol_by: dict[str, dict[str, dict[str, Any]]]
+    scores: dict[str, Source]
+    primary: str
+    keep: str
+    store: str
+
+    def protocol_of(self, design: Mapping[str, Any]) -> Protocol:
+        """Return the protocol of a design: the study's, changed as `protocol_by` says for its levels."""
+        from study.space import text
+
+        changes: dict[str, Any] = {}
+        for factor, levels in self.protocol_by.items():
+            if factor in design:
+                changes.update(levels.get(text(design[factor]), {}))
+        return Protocol(**{**self.protocol.model_dump(), **changes}) if changes else self.protocol
+
+
+def find(study: str | Path) -> Path:
+    """Return the file of a study: a path, or the name of a shipped study.
+
+    Raises
+    ------
+    InputFault
+        If it is neither; lists the shipped names.
+    """
+    path = Path(study)
+    if path.is_file():
+        return path
+    shipped = {file.stem: file for file in sorted(SHIPPED.glob("*.yaml"))}
+    if str(study) in shipped:
+        return shipped[str(study)]
+    raise InputFault(
+        f"no study {str(study)!r}: it is no file, and the shipped studies are {', '.join(shipped)}; "
+        "give one of these names or the path of a study file"
+    )
+
+
+def read(path: Path) -> StudyConfig:
+    """Read and check a study file; relative folders in it start from the file's own.
+
+    Raises
+    ------
+    InputFault
+        One message with every fault and its line.
+    """
+    data, lines = read_yaml(path)
+    return check(data, path.parent, str(path), lines)
+
+
+def check(data: Any, root: Path, source: str = "the study", lines: Lines | None = None) -> StudyConfig:
+    """Check the sections of a study, all of them, before anything is run.
+
+    Parameters
+    ----------
+    data : dict
+        The sections, as the study file has them.
+    root : Path
+        The folder that relative folders start from.
+    source : str
+        What the message calls the study.
+    lines : Lines, optional
+        Where each part stands.
+
+    Raises
+    ------
+    InputFault
+        One message with every fault, and its line if `lines` are given.
+    """
+    from study.checks import Check
+
+    return Check(root, source, lines or Lines()).run(data)

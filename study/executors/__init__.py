@@ -1,0 +1,1 @@
+"""Where packs run: every executor offers submit, poll and cancel."""

@@ -1,0 +1,399 @@
+"""The store: a directory that is the only truth of a study. No locks, no clocks, nothing pickled; safe on NFS.
+
+A trial's row is written last, so a file without a row is an orphan of a killed run, which `gc` deletes. Every file
+appears whole or not at all: written under a temporary name, synced, renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adapters.faults import InputFault
+from study.canonical import canonical_json
+from study.columns import IMAGE, MEASURED, ROW, SCORES
+from study.space import factor_texts
+from study.trial import FINAL, STATUSES, TrialResult
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+SCHEMA_VERSION = 1
+_VERSION_KEY = b"adapter-study-schema"
+_TABLES = ("trials", "images", "curves")
+_TEMPORARY = ".part"
+
+
+@dataclass(frozen=True)
+class Store:
+    """The files of one store.
+
+    Attributes
+    ----------
+    folder : Path
+        Made by the first write; reading a folder that is not there finds no rows.
+    """
+
+    folder: Path
+
+    @property
+    def logs(self) -> Path:
+        """Where workers write what they print."""
+        return self.folder / "logs"
+
+    @property
+    def packs(self) -> Path:
+        """Where packs wait for workers."""
+        return self.folder / "packs"
+
+    def pictures(self, id: str) -> Path:
+        """Return the folder of a trial's pictures."""
+        return self.folder / "pictures" / id
+
+    def adapter(self, id: str) -> Path:
+        """Return the folder of a trial's trained weights."""
+        return self.folder / "adapters" / id
+
+    def commit(self, result: TrialResult, study: str = "", attempt: int = 1, keep: str = "none") -> None:
+        """Write a result: pictures, curves and weights first, the row last.
+
+        Parameters
+        ----------
+        result : TrialResult
+        study : str
+            Name of the study that ran it.
+        attempt : int
+            From 1; a later attempt supersedes an earlier one that failed.
+        keep : {"all", "best", "none"}
+            Whether the weights are written; `best` is decided later, by `keep_best`.
+
+        Raises
+        ------
+        ValueError
+            If the result has a status, score or column that the store does not know.
+        """
+        row = _row(result, study, attempt)
+        name = f"{row['id']}.{attempt}.parquet"
+        files = [f"{index:03d}.webp" for index in range(len(result.pictures))]
+        if result.pictures:
+            _write_folder(self.pictures(row["id"]), lambda folder: _save_pictures(folder, files, result.pictures))
+        if result.images:
+            shown = [f"pictures/{row['id']}/{file}" for file in files] or [None] * len(result.images)
+            images = [
+                {**image, "id": row["id"], "attempt": attempt, "index": index, "file": file}
+                for index, (image, file) in enumerate(zip(result.images, shown, strict=True))
+            ]
+            _write_table(self.folder / "images" / name, _table(images, IMAGE))
+        if result.curves:
+            curves = [{"id": row["id"], "attempt": attempt, **point} for point in result.curves]
+            _write_table(self.folder / "curves" / name, _table(curves, {"id": "string", "attempt": "int64"}))
+        if result.adapter is not None and keep != "none":
+            _write_folder(self.adapter(row["id"]), lambda folder: _save_adapter(folder, result, row))
+        _write_table(self.folder / "trials" / name, _table([row], ROW))
+
+    def rows(self) -> pd.DataFrame:
+        """Return one row a trial: the final one first, then the lowest attempt.
+
+        Returns
+        -------
+        DataFrame
+            Columns as `study.columns.ROW`, and a column of text for every factor; missing text is None.
+
+        Raises
+        ------
+        InputFault
+            If a file is damaged or was written by an unknown version.
+        """
+        return _one_a_trial(self.attempts())
+
+    def attempts(self) -> pd.DataFrame:
+        """Return the rows of every attempt, superseded ones included."""
+        return self._frame("trials", ROW)
+
+    def images(self) -> pd.DataFrame:
+        """Return a row a generated picture, of the attempts that `rows` returns."""
+        return self._current(self._frame("images", IMAGE))
+
+    def curves(self) -> pd.DataFrame:
+        """Return a row a recorded training step, of the attempts that `rows` returns."""
+        return self._current(self._frame("curves", {"id": "string", "attempt": "int64"}))
+
+    def compact(self) -> int:
+        """Merge the files of each table into one; return how many files were merged.
+
+        The merged file is synced before anything is deleted, and readers take each attempt once, so a kill in between
+        loses and doubles nothing.
+        """
+        merged = 0
+        for kind in _TABLES:
+            files = _files(self.folder / kind)
+            if len(files) < 2:
+                continue
+            # A name of its own each time: a merge must never replace the file that it reads.
+            _write_table(self.folder / kind / f"merged-{uuid.uuid4().hex}.parquet", _read(files))
+            for file in files:
+                file.unlink(missing_ok=True)
+            merged += len(files)
+        return merged
+
+    def gc(self) -> list[str]:
+        """Delete what no row owns: temporary files, packs, tables and folders of killed runs; return their paths.
+
+        Not to be called while a study runs on this store: a trial about to be committed has no row yet.
+        """
+        rows = self.attempts()
+        owned = set(zip(rows["id"], rows["attempt"], strict=True))
+        ids = set(rows["id"])
+        doomed = [path for path in self.folder.rglob(f"*{_TEMPORARY}") if path.exists()]
+        for kind in ("images", "curves"):
+            for file in _files(self.folder / kind):
+                id, _, attempt = file.stem.partition(".")
+                if attempt.isdigit() and (id, int(attempt)) not in owned:
+                    doomed.append(file)
+        for kind in ("pictures", "adapters"):
+            parent = self.folder / kind
+            doomed += [path for path in parent.iterdir() if path.name not in ids] if parent.is_dir() else []
+        doomed += sorted(self.packs.glob("*.json"))
+        deleted = []
+        for path in dict.fromkeys(doomed):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+            deleted.append(str(path.relative_to(self.folder)))
+        return deleted
+
+    def keep_best(self, score: str) -> None:
+        """Delete the trained weights of every trial but the best of its backbone and task.
+
+        Parameters
+        ----------
+        score : str
+            The column that decides, larger being better; of equals the lowest id stays.
+        """
+        parent = self.folder / "adapters"
+        if not parent.is_dir():
+            return
+        rows = self.rows()
+        kept = rows[rows["id"].map(lambda id: self.adapter(id).is_dir()) & rows[score].notna()]
+        kept = kept.sort_values([score, "id"], ascending=[False, True])
+        best = set(kept.groupby(["backbone_hash", "task_hash"])["id"].first())
+        for id in set(kept["id"]) - best:
+            shutil.rmtree(self.adapter(id), ignore_errors=True)
+
+    def _frame(self, kind: str, columns: Mapping[str, str]) -> pd.DataFrame:
+        for _ in range(5):
+            files = _files(self.folder / kind)
+            try:
+                table = _read(files) if files else _table([], columns)
+                return table.to_pandas()
+            except FileNotFoundError:
+                continue  # compacted by another process since it was listed: look again
+        raise InputFault(f"{self.folder / kind} changes faster than it can be read; try again")
+
+    def _current(self, frame: pd.DataFrame) -> pd.DataFrame:
+        return frame.merge(self.rows()[["id", "attempt"]], on=["id", "attempt"])
+
+
+@dataclass
+class Known:
+    """What a run has to know of the rows there are: one status and the number of attempts of each trial."""
+
+    status: dict[str, str] = field(default_factory=dict)
+    attempts: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, store: Store) -> Known:
+        """Read the rows of a store once."""
+        frame = store.attempts()
+        rows = _one_a_trial(frame)
+        return cls(
+            dict(zip(rows["id"], rows["status"], strict=True)),
+            {str(id): int(last) for id, last in frame.groupby("id")["attempt"].max().items()},
+        )
+
+
+def read_results(path: str | Path) -> pd.DataFrame:
+    """Read results to analyse: a store, a parquet file or a CSV.
+
+    Returns
+    -------
+    DataFrame
+        Of a store: one row a trial of the study's designs; rows of the untuned backbone are left out. Of a CSV every
+        value is text, so that "NA" stays a level; `numbers` turns a response into numbers.
+
+    Raises
+    ------
+    InputFault
+        If it is none of these, cannot be read, or is a store of an unknown version.
+    """
+    import pandas as pd
+
+    path = Path(path)
+    if path.is_dir():
+        rows = Store(path).rows()
+        if rows.empty:
+            raise InputFault(f"{path} holds no results; expected a store (it has trials/*.parquet), or a file")
+        return rows[rows["role"] != "reference"].reset_index(drop=True)
+    if not path.is_file():
+        raise InputFault(f"{path}: no such file or folder; expected a store, a parquet file or a CSV")
+    if path.suffix.lower() == ".parquet":
+        return _read([path]).to_pandas()
+    if path.suffix.lower() == ".csv":
+        try:
+            return pd.read_csv(path, dtype=str, keep_default_na=False)
+        except (ValueError, OSError) as error:
+            raise InputFault(f"{path}: cannot be read as CSV ({error})") from error
+    raise InputFault(f"{path}: expected a store, or a file that ends in .parquet or .csv")
+
+
+def _row(result: TrialResult, study: str, attempt: int) -> dict[str, Any]:
+    trial = result.trial
+    unknown = [*set(result.scores) - set(SCORES), *set(result.columns) - set(MEASURED)]
+    if unknown or result.status not in STATUSES:
+        raise ValueError(
+            f"the result of {trial.label()} has the status {result.status!r} (known: {', '.join(STATUSES)}) "
+            f"and unknown columns {sorted(unknown)} (known: {', '.join([*SCORES, *MEASURED])})"
+        )
+    return {
+        **factor_texts(trial.design),
+        **{name: float(result.scores.get(name, math.nan)) for name in SCORES},
+        **result.columns,
+        "id": trial.id,
+        "attempt": attempt,
+        "study": study,
+        "role": trial.role,
+        "status": result.status,
+        "error": result.error,
+        "design_json": canonical_json(trial.design),
+        "task": trial.task,
+        "task_hash": trial.task_hash,
+        "seed": trial.seed,
+        "backbone": trial.backbone,
+        "backbone_hash": trial.backbone_hash,
+        "protocol_json": canonical_json(trial.protocol.model_dump(mode="json")),
+    }
+
+
+def _one_a_trial(frame: pd.DataFrame) -> pd.DataFrame:
+    order = frame.assign(_late=~frame["status"].isin(FINAL)).sort_values(["_late", "attempt"], kind="stable")
+    return order.drop_duplicates("id").drop(columns="_late").sort_index().reset_index(drop=True)
+
+
+def _table(rows: list[dict[str, Any]], columns: Mapping[str, str]) -> pa.Table:
+    """Return rows as a table: the named columns with their types, others with the type of their values."""
+    import pyarrow as pa
+
+    def array(name: str) -> pa.Array:
+        return pa.array([row.get(name) for row in rows], type=columns[name] if name in columns else None)
+
+    others = dict.fromkeys(name for row in rows for name in row if name not in columns)
+    table = pa.table({name: array(name) for name in [*columns, *others]})
+    return table.replace_schema_metadata({_VERSION_KEY: str(SCHEMA_VERSION).encode()})
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return a table's files; merged ones first, then by name."""
+    return sorted(folder.glob("*.parquet"), key=lambda file: (not file.name.startswith("merged-"), file.name))
+
+
+def _read(files: Iterable[Path]) -> pa.Table:
+    """Return the rows of tables, each attempt of each trial from the first file that has it."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    tables = []
+    seen: set[tuple[str, int]] = set()
+    for file in files:
+        try:
+            with pq.ParquetFile(file) as opened:
+                table = opened.read()
+        except FileNotFoundError:
+            raise
+        except (pa.ArrowException, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputFault(f"{file}: cannot be read as parquet ({reason}); delete it, or give another file") from error
+        version = (table.schema.metadata or {}).get(_VERSION_KEY, str(SCHEMA_VERSION).encode()).decode()
+        if version != str(SCHEMA_VERSION):
+            raise InputFault(
+                f"{file}: was written with store schema {version}, this version of adapter-study reads "
+                f"{SCHEMA_VERSION}; use the version that wrote it"
+            )
+        if {"id", "attempt"} <= set(table.column_names):
+            pairs = list(zip(table["id"].to_pylist(), table["attempt"].to_pylist(), strict=True))
+            fresh = [pair not in seen for pair in pairs]
+            seen.update(pairs)
+            if not all(fresh):
+                table = table.filter(pa.array(fresh))
+        tables.append(table)
+    joined = pa.concat_tables(tables, promote_options="permissive")
+    return joined.replace_schema_metadata({_VERSION_KEY: str(SCHEMA_VERSION).encode()})
+
+
+def _write_table(path: Path, table: pa.Table) -> None:
+    import pyarrow.parquet as pq
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = _temporary(path)
+    pq.write_table(table, part)
+    _sync(part)
+    os.replace(part, path)
+    _sync(path.parent)
+
+
+def _write_folder(path: Path, fill: Callable[[Path], None]) -> None:
+    """Let `fill` write a folder that appears whole; one that a killed run left is replaced."""
+    part = _temporary(path)
+    part.mkdir(parents=True)
+    fill(part)
+    for file in part.iterdir():
+        _sync(file)
+    _sync(part)
+    if path.exists():
+        old = _temporary(path)
+        os.rename(path, old)
+        shutil.rmtree(old)
+    os.rename(part, path)
+    _sync(path.parent)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f"{path.name}.{uuid.uuid4().hex}{_TEMPORARY}")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _save_pictures(folder: Path, files: list[str], pictures: Iterable[Any]) -> None:
+    from PIL import Image
+
+    for file, picture in zip(files, pictures, strict=True):
+        # Lossless, so that a score computed later from the kept pictures is the score of what was drawn.
+        Image.fromarray(picture).save(folder / file, lossless=True)
+
+
+def _save_adapter(folder: Path, result: TrialResult, row: Mapping[str, Any]) -> None:
+    from adapters.files import save
+
+    assert result.adapter is not None
+    told = ("id", "study", "backbone", "backbone_hash", "task", "seed")
+    metadata = {
+        **{name: row[name] for name in told},
+        "protocol": json.loads(row["protocol_json"]),
+        "scores": {name: value for name, value in result.scores.items() if math.isfinite(value)},
+    }
+    save(folder, result.trial.design, result.adapter, metadata)

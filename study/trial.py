@@ -1,0 +1,199 @@
+"""What is run: a trial and its identity, a pack of trials for one worker, and the result a trial leaves.
+
+Nothing here trains or stores; torch is not imported, so that planning and status stay cheap.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from adapters.faults import InputFault
+from study.canonical import digest
+from study.config import Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from study.tasks.specs import TaskSpec
+
+TRIAL_VERSION = 1
+"""Raised when equal inputs give other numbers, so that old rows are not taken for new ones."""
+
+FINAL = ("done", "diverged")
+"""Statuses that are results; a trial that has one is never run again."""
+
+STATUSES = (*FINAL, "failed", "out_of_memory")
+ROLES = ("study", "reference")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One design, trained and scored on one task with one seed under one protocol.
+
+    Attributes
+    ----------
+    backbone, task : str
+        Names, for people; the identity holds the content hashes instead.
+    design : dict
+        As `adapters.normalise` returns it.
+    role : {"study", "reference"}
+        `reference` is the untuned backbone that a study is compared with. Not part of the identity.
+    backbone_hash, task_hash : str
+        Content hashes: of the weights and configurations; of the pictures, prompts and class word.
+    """
+
+    backbone: str
+    design: dict[str, Any]
+    task: str
+    seed: int
+    protocol: Protocol
+    role: str = "study"
+    backbone_hash: str = field(default="", kw_only=True)
+    task_hash: str = field(default="", kw_only=True)
+
+    @property
+    def id(self) -> str:
+        """SHA-256 of everything that decides the numbers, and of nothing else.
+
+        Not in it: names, paths, the study, order, scores wanted, pack, device, versions.
+        """
+        if not (self.backbone_hash and self.task_hash):
+            raise InputFault(
+                f"the trial on backbone {self.backbone!r} and task {self.task!r} has no id: "
+                "expected the content hashes of both; give backbone_hash and task_hash"
+            )
+        return digest(
+            {
+                "version": TRIAL_VERSION,
+                "backbone": self.backbone_hash,
+                "design": self.design,
+                "task": self.task_hash,
+                "seed": self.seed,
+                "protocol": self.protocol.model_dump(mode="json"),
+            }
+        )
+
+    def label(self) -> str:
+        """Return one short line for people: what is trained, on which task, with which seed."""
+        design = self.design
+        what = f"{design['input']}→{design['output']}" if "input" in design and "output" in design else design["method"]
+        rest = [str(design[key]) for key in ("activation", "scale") if key in design]
+        return f"{' '.join([what, *rest])} · {self.task} · seed {self.seed}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the trial as JSON values."""
+        return {
+            "backbone": self.backbone,
+            "backbone_hash": self.backbone_hash,
+            "design": self.design,
+            "task": self.task,
+            "task_hash": self.task_hash,
+            "seed": self.seed,
+            "protocol": self.protocol.model_dump(mode="json"),
+            "role": self.role,
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Trial:
+        """Return the trial that `to_json` wrote."""
+        return cls(**{**data, "protocol": Protocol(**data["protocol"])})
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Trials that one worker trains together: one backbone, one protocol, each trial a slot.
+
+    Attributes
+    ----------
+    backbone : str or dict
+        As `study.backbones.resolve` takes it; a folder is an absolute path.
+    tasks : dict of str to TaskSpec
+        Every task its trials name.
+    scores : dict of str to (str or dict)
+        Score name to scorer, as `study.backbones.resolve_scorer` takes it.
+    keep : {"all", "best", "none"}
+        Whether trained weights are handed to the store.
+    store : str
+        The store's folder; its `cache/` may hold what trials share.
+    attempts : dict of str to int
+        The attempt number of each trial id; 1 where none is given.
+    """
+
+    trials: tuple[Trial, ...]
+    backbone: str | dict[str, str]
+    tasks: dict[str, TaskSpec]
+    scores: dict[str, str | dict[str, str]]
+    keep: str
+    store: str
+    study: str = ""
+    attempts: dict[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Return the pack as one JSON document."""
+        return json.dumps(
+            {
+                "trials": [trial.to_json() for trial in self.trials],
+                "backbone": self.backbone,
+                "tasks": {name: spec.to_json() for name, spec in self.tasks.items()},
+                "scores": self.scores,
+                "keep": self.keep,
+                "store": self.store,
+                "study": self.study,
+                "attempts": self.attempts,
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Pack:
+        """Return the pack that `to_json` wrote."""
+        from study.tasks.specs import TaskSpec
+
+        data = json.loads(text)
+        data["trials"] = tuple(Trial.from_json(trial) for trial in data["trials"])
+        data["tasks"] = {name: TaskSpec.from_json(spec) for name, spec in data["tasks"].items()}
+        return cls(**data)
+
+
+@dataclass
+class TrialResult:
+    """What one trial leaves, as `run_pack` hands it to its sink.
+
+    Attributes
+    ----------
+    status : {"done", "diverged", "failed", "out_of_memory"}
+    error : str
+        The reason, for people; empty when done.
+    scores : dict of str to float
+        Of the whole trial; one that is missing or cannot be computed is left out or NaN.
+    columns : dict
+        Other columns of the row (`study.store.MEASURED` names them).
+    images : list of dict
+        One a picture: prompt, prompt_index, picture_seed and its scores.
+    pictures : list of ndarray of uint8, shape (height, width, 3)
+        In the order of `images`.
+    curves : list of dict
+        One a recorded step, for instance `{"step": 10, "loss": 0.2}`.
+    adapter : dict of str to Tensor, optional
+        The trained weights.
+    """
+
+    trial: Trial
+    status: str
+    error: str = ""
+    scores: dict[str, float] = field(default_factory=dict)
+    columns: dict[str, Any] = field(default_factory=dict)
+    images: list[dict[str, Any]] = field(default_factory=list)
+    pictures: list[np.ndarray] = field(default_factory=list)
+    curves: list[dict[str, Any]] = field(default_factory=list)
+    adapter: dict[str, Tensor] | None = None
+
+
+Sink = Callable[[TrialResult], None]
+"""Commits a result to the store; `run_pack` calls it as each trial ends."""
+
+Progress = Callable[[Trial, int, int], None]
+"""Called with (trial, step, steps) while a trial trains."""
