@@ -1,0 +1,266 @@
+"""What a backbone's or a scorer's name stands for, whether its folder is sound, and the hash of what is in it.
+
+Never imports torch. Nothing is downloaded but by `fetch`, and nothing in a folder is executed or unpickled.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from adapters.faults import InputFault
+from study.backbones.architectures import ARCHITECTURES
+
+BUILTIN = Path(__file__).resolve().parent.parent / "builtin"
+BACKBONES = ("micro-unet",)
+SCORERS = ("micro-clip", "micro-dino")
+COMPONENTS = {
+    "unet": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+    "tokenizer": None,
+    "scheduler": None,
+}
+LIBRARIES = {"diffusers", "transformers", "stable_diffusion"}
+READ = (".safetensors", ".json", ".txt")
+TWINS = ("fp16", "bf16", "non_ema")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from.
+
+    Attributes
+    ----------
+    kind : "builtin", "folder", "hub" or "arch".
+    name : the name as results show it.
+    role : "backbone" or "scorer".
+    path : the folder, for "builtin" and "folder".
+    id, revision : the hub's id and the pinned revision, for "hub"; `id` is the architecture's name for "arch".
+    """
+
+    kind: Literal["builtin", "folder", "hub", "arch"]
+    name: str
+    role: Literal["backbone", "scorer"]
+    path: Path | None = None
+    id: str | None = None
+    revision: str | None = None
+
+
+def resolve(name: str | dict[str, Any], root: Path | None = None) -> Source:
+    """Say what a backbone's name stands for; a folder is looked at, nothing is loaded or downloaded.
+
+    Parameters
+    ----------
+    name : a built-in name, a folder, a hub id (org/model or org/model@revision), `arch:…`, or
+        `{id: org/model, revision: …}`.
+    root : folder that relative paths start from (default: the current one).
+
+    Raises
+    ------
+    InputFault : an unknown name, or a folder that is no StableDiffusionPipeline with safetensors weights.
+    """
+    return _resolve(name, root, "backbone", BACKBONES)
+
+
+def resolve_scorer(name: str | dict[str, Any], root: Path | None = None) -> Source:
+    """Say what a scorer's name stands for: built in, a transformers folder, or a hub id; as `resolve`."""
+    return _resolve(name, root, "scorer", SCORERS)
+
+
+def _resolve(
+    name: str | dict[str, Any], root: Path | None, role: Literal["backbone", "scorer"], builtin: tuple[str, ...]
+) -> Source:
+    known = f"built in: {', '.join(builtin)}; or a folder; or a hub id (org/model)"
+    revision = None
+    if isinstance(name, dict):
+        hub, revision = name.get("id"), name.get("revision")
+        if set(name) - {"id", "revision"} or not isinstance(hub, str):
+            raise InputFault(f"{role} {name!r}: expected {{id: org/model, revision: …}}.")
+        name = hub
+        if revision is not None and not isinstance(revision, str):
+            raise InputFault(f"{role} {name!r}: the revision is to be text, got {revision!r}; put it in quotes.")
+    if not isinstance(name, str) or not name.strip():
+        raise InputFault(f"{role} {name!r}: expected a name. Known: {known}.")
+    if name in builtin and revision is None:
+        _check(Source("builtin", name, role), BUILTIN / name)
+        return Source("builtin", name, role, path=BUILTIN / name)
+    if name.startswith("arch:") and role == "backbone":
+        architecture = name.removeprefix("arch:")
+        if architecture not in ARCHITECTURES:
+            raise InputFault(
+                f"Unknown {role} {name!r}. Known: {', '.join(f'arch:{known}' for known in ARCHITECTURES)}."
+            )
+        return Source("arch", name, role, id=architecture)
+    folder = (root or Path.cwd()) / Path(name).expanduser()
+    if revision is None and not folder.is_dir() and "@" in name:
+        name, _, revision = name.partition("@")
+    if folder.is_dir() and revision is None:
+        _check(Source("folder", name, role), folder)
+        return Source("folder", name, role, path=folder.resolve())
+    parts = name.split("/")
+    if len(parts) == 2 and all(part and not part.startswith((".", "~")) for part in parts):
+        shown = name if revision is None else f"{name}@{revision}"
+        return Source("hub", shown, role, id=name, revision=revision)
+    raise InputFault(f"Unknown {role} {name!r}: it is no built-in name, no folder and no hub id. Known: {known}.")
+
+
+def fetch(source: Source) -> Path:
+    """Give the folder of a source; a hub model is downloaded when it is not there yet (safetensors and configs only).
+
+    Raises
+    ------
+    InputFault : the hub does not have it or cannot be reached, or what came is no sound model folder.
+    """
+    folder = _snapshot(source, download=True)
+    _check(source, folder)
+    return folder
+
+
+def content_hash(source: Source) -> str:
+    """Hash a model's content: SHA-256 over the names and bytes of the weights and configs that are loaded.
+
+    A hub model has to be on this machine already (see `fetch`): this function never downloads.
+
+    Raises
+    ------
+    InputFault : a hub model that has not been downloaded.
+    """
+    if source.kind == "arch":
+        return hashlib.sha256(source.name.encode()).hexdigest()
+    folder = source.path or _snapshot(source, download=False)
+    digest = hashlib.sha256()
+    for file in _files(folder, source.role):
+        state = file.stat()
+        digest.update(file.relative_to(folder).as_posix().encode() + b"\0")
+        digest.update(_file_hash(file, state.st_mtime_ns, state.st_size).encode())
+    return digest.hexdigest()
+
+
+def unknown_words(source: Source, text: str) -> list[str]:
+    """List the words of `text` that the model's tokenizer does not know whole (it spells them letter by letter).
+
+    A CLIP vocabulary marks a word's end with `</w>`; a word without such an entry is split.
+    """
+    folder = source.path or _snapshot(source, download=False)
+    tokens = folder / "tokenizer" if source.role == "backbone" else folder
+    vocabulary: dict[str, int] = {}
+    if (tokens / "vocab.json").is_file():
+        vocabulary = _json(tokens / "vocab.json")
+    elif (tokens / "tokenizer.json").is_file():
+        vocabulary = _json(tokens / "tokenizer.json").get("model", {}).get("vocab", {})
+    return [word for word in text.lower().split() if f"{word}</w>" not in vocabulary]
+
+
+def _snapshot(source: Source, download: bool) -> Path:
+    if source.path is not None:
+        return source.path
+    if source.kind == "arch":
+        raise InputFault(f"{source.name} has no weights; it serves for counting parameters only. Name a trained model.")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    twins = [f"*.{twin}.*" for twin in TWINS]
+    if source.role == "backbone":
+        wanted, unwanted = ["model_index.json", *(f"{name}/*{end}" for name in COMPONENTS for end in READ)], twins
+    else:
+        wanted, unwanted = [f"*{end}" for end in READ], [*twins, "*/*"]
+    try:
+        return Path(
+            snapshot_download(
+                source.id or "",
+                revision=source.revision,
+                allow_patterns=wanted,
+                ignore_patterns=unwanted,
+                local_files_only=not download,
+            )
+        )
+    except LocalEntryNotFoundError as error:
+        how = "the hub cannot be reached" if download else "it has not been downloaded yet; a run downloads it"
+        raise InputFault(f"{source.role} {source.name}: no folder or model on this machine, and {how}.") from error
+    except (HfHubHTTPError, HFValidationError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputFault(
+            f"{source.role} {source.name}: no folder, and the hub does not give it ({reason}). Check the name."
+        ) from error
+
+
+def _check(source: Source, folder: Path) -> None:
+    hint = " Run `python -m study.builtin.train`, or install the package again." if source.kind == "builtin" else ""
+    if source.role == "scorer":
+        faults = [] if (folder / "config.json").is_file() else ["config.json is missing"]
+        faults += _weight_faults(folder, "model")
+    else:
+        faults = _pipeline_faults(folder)
+    if faults:
+        what = "StableDiffusionPipeline" if source.role == "backbone" else "transformers model"
+        raise InputFault(f"{source.role} {source.name}: {folder} is no sound {what} folder: {'; '.join(faults)}.{hint}")
+
+
+def _pipeline_faults(folder: Path) -> list[str]:
+    if not (folder / "model_index.json").is_file():
+        return ["model_index.json is missing"]
+    try:
+        index = _json(folder / "model_index.json")
+    except InputFault as fault:
+        return [str(fault)]
+    if index.get("_class_name") != "StableDiffusionPipeline":
+        return [f"its class is {index.get('_class_name')!r}, expected 'StableDiffusionPipeline'"]
+    # A library named here is imported by diffusers, so a stranger's folder may name only known ones.
+    faults = [
+        f"{key} is of the library {entry[0]!r}, expected one of {', '.join(sorted(LIBRARIES))}"
+        for key, entry in index.items()
+        if isinstance(entry, list) and entry and entry[0] not in {*LIBRARIES, None}
+    ]
+    for component, weights in COMPONENTS.items():
+        entry = index.get(component)
+        if not (isinstance(entry, list) and len(entry) == 2):
+            faults.append(f"model_index.json names {entry!r} as {component}, expected [library, class]")
+        elif not (folder / component).is_dir():
+            faults.append(f"{component}/ is missing")
+        elif weights is not None:
+            faults += _weight_faults(folder / component, weights)
+    return faults
+
+
+def _weight_faults(folder: Path, stem: str) -> list[str]:
+    if (folder / f"{stem}.safetensors").is_file():
+        return []
+    index = folder / f"{stem}.safetensors.index.json"
+    if index.is_file():
+        try:
+            shards = set(_json(index).get("weight_map", {}).values())
+        except InputFault as fault:
+            return [str(fault)]
+        return [f"{folder.name}/{shard} is missing" for shard in sorted(shards) if not (folder / shard).is_file()]
+    unsafe = [*folder.glob("*.bin"), *folder.glob("*.ckpt"), *folder.glob("*.pt")]
+    why = " (pickled weights are not read: convert them to safetensors)" if unsafe else ""
+    return [f"{folder.name}/{stem}.safetensors is missing{why}"]
+
+
+def _files(folder: Path, role: str) -> list[Path]:
+    """List the files that are loaded, in the order of their names; half-precision twins are not."""
+    inside = [folder / name for name in COMPONENTS] if role == "backbone" else [folder]
+    found = [path for place in inside for path in place.iterdir() if path.suffix in READ and path.is_file()]
+    found = [path for path in found if path.stem.rpartition(".")[2] not in TWINS]
+    if role == "backbone":
+        found.append(folder / "model_index.json")
+    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+
+
+@cache
+def _file_hash(path: Path, mtime: int, size: int) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputFault(f"{path.name} is no JSON text ({error})") from error
+    if not isinstance(content, dict):
+        raise InputFault(f"{path.name} holds {type(content).__name__}, expected an object")
+    return content

@@ -1,0 +1,192 @@
+"""Scores of generated pictures, from the features of frozen encoders. Scorers are loaded by name.
+
+Definitions, for features of unit length
+- image fidelity (`clip_i`, `dino_i`): a picture's mean cosine with all real pictures; the trial's is the mean over its
+  pictures, so the mean over all real x generated pairs (DreamBooth, 2208.12242).
+- prompt fidelity (`clip_t`): cosine of a picture with its prompt, the rare token left out ("a photo of a robot on
+  grass"): the scorer's text encoder never saw the subject, so the token would only add noise.
+- diversity: mean of 1 - cosine over pairs of pictures of one prompt; over all pairs when no prompt has two pictures.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from adapters.faults import InputFault
+from study.backbones.loading import quiet
+from study.backbones.names import content_hash, fetch, resolve_scorer
+
+ROWS = 64
+
+
+@dataclass
+class Scorer:
+    """A frozen encoder of pictures, and of texts when it is a CLIP model.
+
+    Attributes
+    ----------
+    name, hash : what results record.
+    """
+
+    name: str
+    hash: str
+    model: Any
+    processor: Any
+    tokenizer: Any | None
+    device: torch.device
+
+    @torch.inference_mode()
+    def images(self, pictures: np.ndarray) -> Tensor:
+        """Encode pictures, uint8 (N, H, W, 3), to features (N, D), float32 on the CPU."""
+        parts = []
+        for begin in range(0, len(pictures), ROWS):
+            given = self.processor(images=list(pictures[begin : begin + ROWS]), return_tensors="pt")
+            pixels = given["pixel_values"].to(self.device, torch.float32)
+            if self.tokenizer is not None:
+                parts.append(_features(self.model.get_image_features(pixel_values=pixels)))
+            else:
+                parts.append(_summary(self.model(pixel_values=pixels)))
+        return torch.cat(parts).float().cpu()
+
+    @torch.inference_mode()
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Encode texts to features (N, D), float32 on the CPU.
+
+        Raises
+        ------
+        InputFault : the scorer is no CLIP model.
+        """
+        if self.tokenizer is None:
+            raise InputFault(f"scorer {self.name} reads no text; give clip_t a CLIP model, for instance micro-clip.")
+        longest = self.model.config.text_config.max_position_embeddings
+        given = self.tokenizer(list(texts), padding=True, truncation=True, max_length=longest, return_tensors="pt")
+        return _features(self.model.get_text_features(**given.to(self.device))).float().cpu()
+
+
+def load_scorer(name: str | dict[str, Any], device: str | torch.device = "cpu") -> Scorer:
+    """Load a scorer by name: built in (micro-clip, micro-dino), a transformers folder, or a hub id.
+
+    A CLIP model gives projected image and text features. Of any other image model it is the class token of the last
+    layer (a ViT, as DINO is used), or the pooled output where there is no sequence (a ResNet).
+
+    Raises
+    ------
+    InputFault : an unknown name, or a folder that cannot be loaded from safetensors.
+    """
+    source = resolve_scorer(name)
+    folder = fetch(source)
+    try:
+        model, processor, tokenizer = _load(folder)
+    except Exception as error:  # whatever a broken file makes the library raise, the folder is at fault
+        reason = " ".join(str(error).split())[:300]
+        raise InputFault(
+            f"scorer {source.name}: {folder} cannot be loaded ({type(error).__name__}: {reason}). "
+            "Expected a transformers image model with its image processor, saved by save_pretrained."
+        ) from error
+    target = torch.device(device)
+    model = model.float().requires_grad_(False).eval().to(target)
+    return Scorer(source.name, content_hash(source), model, processor, tokenizer, target)
+
+
+def _load(folder: Path) -> tuple[Any, Any, Any]:
+    quiet()
+    from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, CLIPModel
+
+    safe: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+    processor = AutoImageProcessor.from_pretrained(folder, backend="pil", **safe)
+    if AutoConfig.from_pretrained(folder, **safe).model_type == "clip":
+        model = CLIPModel.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+        return model, processor, AutoTokenizer.from_pretrained(folder, **safe)
+    return AutoModel.from_pretrained(folder, use_safetensors=True, **safe), processor, None
+
+
+def _features(output: Any) -> Tensor:
+    """Take the projected features; transformers 5 wraps them in an output object."""
+    return output if isinstance(output, Tensor) else output.pooler_output
+
+
+def _summary(output: Any) -> Tensor:
+    hidden = output.last_hidden_state
+    return hidden[:, 0] if hidden.ndim == 3 else output.pooler_output.flatten(1)
+
+
+@cache
+def _pairwise_cosine() -> Any:
+    from torchmetrics.functional.pairwise import pairwise_cosine_similarity
+
+    return pairwise_cosine_similarity
+
+
+def cosines(left: Tensor, right: Tensor) -> Tensor:
+    """Cosine of every row of `left` (N, D) with every row of `right` (M, D), in float64: (N, M)."""
+    return _pairwise_cosine()(left.double(), right.double())
+
+
+def image_fidelity(generated: Tensor, real: Tensor) -> Tensor:
+    """Mean cosine of each generated picture's features (N, D) with all real ones (M, D): (N,)."""
+    return cosines(generated, real).mean(1)
+
+
+def prompt_fidelity(generated: Tensor, texts: Tensor) -> Tensor:
+    """Cosine of each picture's features (N, D) with its own prompt's (N, D): (N,)."""
+    return torch.nn.functional.cosine_similarity(generated.double(), texts.double())
+
+
+def diversity(generated: Tensor, prompts: Sequence[int]) -> float:
+    """Mean of 1 - cosine over pairs of pictures (N, D) of one prompt; over all pairs when no prompt has two.
+
+    NaN when there are fewer than two pictures.
+    """
+    index = torch.tensor(list(prompts))
+    pair = torch.ones(len(index), len(index), dtype=torch.bool).triu(1)
+    same = pair & (index[:, None] == index[None, :])
+    chosen = same if same.any() else pair
+    distances = 1 - cosines(generated, generated)
+    return float(distances[chosen].mean()) if chosen.any() else float("nan")
+
+
+def score(
+    pictures: np.ndarray,
+    prompts: Sequence[int],
+    described: Sequence[str],
+    scorers: dict[str, Scorer],
+    real: dict[str, Tensor],
+) -> tuple[dict[str, float], list[dict[str, float]]]:
+    """Score a trial's pictures.
+
+    Parameters
+    ----------
+    pictures : uint8 (N, H, W, 3).
+    prompts : which prompt each picture has, (N,).
+    described : each picture's prompt without the rare token, (N,).
+    scorers : score name to scorer; a name ends in `_i` (image fidelity) or `_t` (prompt fidelity).
+    real : scorer hash to the features of the real pictures.
+
+    Returns
+    -------
+    The trial's scores, `diversity` included, and each picture's.
+
+    Raises
+    ------
+    InputFault : a score whose name says neither, or a text score of a scorer that reads no text.
+    """
+    features = {scorer.hash: scorer.images(pictures) for scorer in {s.hash: s for s in scorers.values()}.values()}
+    columns: dict[str, list[float]] = {}
+    for name, scorer in scorers.items():
+        if name.endswith("_i"):
+            columns[name] = image_fidelity(features[scorer.hash], real[scorer.hash]).tolist()
+        elif name.endswith("_t"):
+            columns[name] = prompt_fidelity(features[scorer.hash], scorer.texts(described)).tolist()
+        else:
+            raise InputFault(f"score {name!r}: expected a name ending in _i (image fidelity) or _t (prompt fidelity).")
+    totals = {name: float(np.mean(values)) for name, values in columns.items()}
+    judge = scorers.get("dino_i") or next((scorer for name, scorer in scorers.items() if name.endswith("_i")), None)
+    if judge is not None:
+        totals["diversity"] = diversity(features[judge.hash], prompts)
+    return totals, [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
