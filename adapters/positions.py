@@ -137,11 +137,9 @@ def check_pair(input: str, output: str) -> None:
     if output in allowed:
         return
     choice = f"with input={input} the output may be {', '.join(allowed)}"
-    if output in SAME_POINT:
-        same = SAME_POINT[output]
-        raise InputFault(
-            f"output={output} is the same point as output={same}, because addition commutes; {choice}"
-        )
+    same = SAME_POINT.get(output) if isinstance(output, str) else None
+    if same:
+        raise InputFault(f"output={output} is the same point as output={same}, because addition commutes; {choice}")
     if output not in WRITES:
         raise InputFault(f"output={output!r} is no position that can be written; {choice}")
     raise InputFault(f"input={input}, output={output} is no valid pair; {choice}")
