@@ -52,8 +52,8 @@ class Protocol(BaseModel):
         Weight of the prior-preservation loss; 0 switches it off.
     prior_pictures : int
         Class pictures that the backbone draws once per task.
-    precision : {"float32", "float64"}
-    sampler : {"dpmsolver++"}
+    precision : {"float32", "float64", "bf16"}
+    sampler : {"dpmsolver++", "ddim"}
     sampling_steps : int
     guidance : float
         Scale of classifier-free guidance.
@@ -69,10 +69,10 @@ class Protocol(BaseModel):
     learning_rate: float = Field(1e-3, gt=0, allow_inf_nan=False)
     batch: int = Field(2, ge=1)
     prior_weight: float = Field(1.0, ge=0, allow_inf_nan=False)
-    prior_batch: int = Field(0, ge=0)
+    prior_batch: int = Field(2, ge=1)
     prior_pictures: int = Field(32, ge=1)
-    precision: Literal["float32", "float64"] = "float32"
-    sampler: Literal["dpmsolver++"] = "dpmsolver++"
+    precision: Literal["float32", "float64", "bf16"] = "float32"
+    sampler: Literal["dpmsolver++", "ddim"] = "dpmsolver++"
     sampling_steps: int = Field(25, ge=1)
     guidance: float = Field(7.0, ge=0, allow_inf_nan=False)
     pictures: int = Field(16, ge=1)
@@ -81,7 +81,7 @@ class Protocol(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _prior_batch_is_batch(cls, data: Any) -> Any:
-        if isinstance(data, dict) and not data.get("prior_batch"):
+        if isinstance(data, dict) and "prior_batch" not in data:
             return {**data, "prior_batch": data.get("batch", cls.model_fields["batch"].default)}
         return data
 

@@ -99,6 +99,10 @@ class Store:
             _write_folder(self.adapter(row["id"]), lambda folder: _save_adapter(folder, result, row))
         _write_table(self.folder / "trials" / name, _table([row], ROW))
 
+    def has(self, id: str, attempt: int) -> bool:
+        """Say whether an attempt that was just run left its row; rows that were merged since are not looked for."""
+        return (self.folder / "trials" / f"{id}.{attempt}.parquet").exists()
+
     def rows(self) -> pd.DataFrame:
         """Return one row a trial: the final one first, then the lowest attempt.
 

@@ -1,0 +1,70 @@
+"""What `adapter-study run --dry-run` says: levels, forbidden cells, components, trials, estimated time."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+from adapters.faults import InputFault
+from study import plan
+from study.progress import duration
+from study.study import Study
+
+
+def describe(study: Study) -> Iterator[str]:
+    """Yield the lines that describe what a run of the study would do; nothing is downloaded or written."""
+    config, space = study.config, study.config.space
+    yield f"study {config.name}, store {study.store.folder}"
+    yield f"backbone: {', '.join(source.name for source in config.backbones)}"
+    yield "factors:"
+    names = dict.fromkeys(factor.name for factor in space.factors)
+    for name in names:
+        yield f"  {name}: {', '.join(space.levels(name))}"
+    yield f"fixed: {', '.join(f'{name}={level}' for name, level in space.fixed.items()) or 'none'}"
+    yield "forbidden cells:"
+    for reason, count in space.left_out.items():
+        yield f"  {count}: {reason}"
+    if not space.left_out:
+        yield "  none"
+    yield "components (levels of different components cannot be compared through the two factors):"
+    told = False
+    for first, second in itertools.combinations(space.varying, 2):
+        parts = space.components(first, second)
+        if len(parts) > 1:
+            told = True
+            yield f"  {first} × {second}: {len(parts)}"
+            for a, b in parts:
+                yield f"    {first} {', '.join(a)} × {second} {', '.join(b)}"
+    if not told:
+        yield "  one: every level is connected with every other"
+    designs, tasks, seeds = len(space.designs), len(config.tasks), len(config.seeds)
+    backbones = len(config.backbones)
+    yield f"designs: {designs}"
+    yield f"tasks: {', '.join(task.name for task in config.tasks)}"
+    yield f"seeds: {', '.join(map(str, config.seeds))}"
+    total = designs * tasks * seeds * backbones
+    of = " × ".join(
+        [f"{designs} designs", f"{tasks} tasks", f"{seeds} seeds"] + ([f"{backbones} backbones"] * (backbones > 1))
+    )
+    yield f"trials: {total} ({of}), and {tasks * seeds * backbones} of the untuned backbone to compare with"
+    yield from _remaining(study)
+
+
+def _remaining(study: Study) -> Iterator[str]:
+    try:
+        trials = study.trials
+    except InputFault as fault:
+        yield f"estimated time: unknown ({fault})"
+        return
+    rows = study.store.rows()
+    finished = set(rows["id"])
+    missing = [trial for trial in trials if trial.id not in finished]
+    if len(missing) < len(trials):
+        yield f"already in the store: {len(trials) - len(missing)} of {len(trials)}"
+    seconds = plan.seconds(missing, rows)
+    if seconds is None:
+        yield "estimated time: unknown until the first trials on this backbone have run"
+    elif len(rows):
+        yield f"estimated time: {duration(seconds)} with one worker, from the trials in the store"
+    else:
+        yield f"estimated time: {duration(seconds)} on two CPU cores; a GPU is many times faster"

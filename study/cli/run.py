@@ -1,0 +1,62 @@
+"""`adapter-study run`: train and score what a study has no result for, then print the ANOVA."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType
+from typing import Annotated, Literal
+
+import typer
+
+from adapters.faults import InputFault
+from study.cli.dry_run import describe
+from study.executors.local import WorkerFault
+from study.study import Outcome, Study
+
+
+def command(
+    study: Annotated[str, typer.Argument(help="A study file, or a shipped study: quick, paper, paper-micro.")],
+    store: Annotated[str | None, typer.Option(help="Folder of the store, instead of the study's own.")] = None,
+    only: Annotated[
+        Literal["missing", "failed"], typer.Option(help="failed: run the trials that failed once more, and no others.")
+    ] = "missing",
+    limit: Annotated[int | None, typer.Option(min=1, help="Run at most so many trials.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes on the CPU; they share its cores.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and run nothing.")] = False,
+) -> None:
+    """Train and score every trial of a study that has no result yet, then print the ANOVA.
+
+    A run may be interrupted at any moment; the same command goes on. Exit code 1 if trials of the study failed.
+    """
+    loaded = Study.load(study, store)
+    if dry_run:
+        print("\n".join(describe(loaded)))
+        return
+    for warning in loaded.warnings():
+        print(f"warning: {warning}", file=sys.stderr)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        outcome = loaded.run(only=only, limit=limit, workers=workers)
+    except WorkerFault as fault:
+        print(f"adapter-study: {fault}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        print("adapter-study: interrupted; what had finished is stored, the same command goes on", file=sys.stderr)
+        raise typer.Exit(130) from None
+    print(_summary(outcome), file=sys.stderr)
+    _print_anova(loaded)
+    for trial, reason in outcome.failed:
+        print(f"failed: {trial.label()} ({trial.id[:12]}): {reason}", file=sys.stderr)
+    if outcome.failed:
+        print(f"`adapter-study run {study} --only failed` tries these once more", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _summary(outcome: Outcome) -> str:
+    counts = ", ".join(f"{count} {name}" for name, count in sorted(outcome.counts.items()))
+    return f"trials, the untuned backbone's included: {counts}"

@@ -1,0 +1,261 @@
+"""The local executor: worker processes on this machine, one a device, kept alive and fed one pack at a time.
+
+It says what became of a pack; what to do about a lost one is decided by who submitted it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from study.store import Store
+from study.trial import Pack
+
+WORKER = (sys.executable, "-m", "study.worker")
+STARTS = 3
+"""Workers that may die one after another before any was ready; then it is the installation, not chance."""
+
+_TAIL = 5
+
+
+class WorkerFault(RuntimeError):
+    """Workers cannot be started; the message has the end of the log and its path."""
+
+
+@dataclass(frozen=True)
+class State:
+    """What became of a pack: `queued`, `running`, `done`, or `lost` with its worker, for the reason given."""
+
+    name: Literal["queued", "running", "done", "lost"]
+    log: Path | None = None
+    reason: str = ""
+
+
+@dataclass
+class _Hand:
+    """A worker process; `pack` is the handle of the pack it runs."""
+
+    device: str
+    process: subprocess.Popen[str]
+    log: Path
+    ready: bool = False
+    pack: str | None = None
+
+
+def devices() -> list[str]:
+    """Return the devices of this machine that torch can use: every GPU, else the CPU.
+
+    torch is asked in a process of its own, and only where there is a driver, so that this one stays light.
+    """
+    if shutil.which("nvidia-smi") is None:
+        return ["cpu"]
+    ask = "import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)"
+    answer = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=False).stdout.split()
+    count = int(answer[-1]) if answer and answer[-1].isdigit() else 0
+    return [f"cuda:{index}" for index in range(count)] or ["cpu"]
+
+
+def cores() -> int:
+    """Return the CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass
+class LocalExecutor:
+    """Worker processes on this machine.
+
+    Parameters
+    ----------
+    store : Store
+    devices : sequence of str
+        One worker each; the same name may stand there more than once.
+    listen : callable, optional
+        Called with every event of a worker, as `study.worker` describes them, from within `poll`.
+    command : sequence of str
+        Starts a worker; the store and `--device` are added.
+    """
+
+    store: Store
+    devices: Sequence[str]
+    listen: Callable[[dict[str, Any]], None] = lambda event: None
+    command: Sequence[str] = WORKER
+    _states: dict[str, State] = field(default_factory=dict, init=False)
+    _queue: deque[str] = field(default_factory=deque, init=False)
+    _hands: list[_Hand] = field(default_factory=list, init=False)
+    _heard: queue.Queue[tuple[_Hand, dict[str, Any] | None]] = field(default_factory=queue.Queue, init=False)
+    _stillborn: int = field(default=0, init=False)
+    _started: int = field(default=0, init=False)
+
+    def submit(self, packs: Iterable[Pack]) -> list[str]:
+        """Write packs as JSON files and queue them; return a handle for each."""
+        handles = []
+        self.store.packs.mkdir(parents=True, exist_ok=True)
+        for pack in packs:
+            handle = uuid.uuid4().hex
+            self._file(handle).write_text(pack.to_json(), encoding="utf-8")
+            self._states[handle] = State("queued")
+            self._queue.append(handle)
+            handles.append(handle)
+        return handles
+
+    def poll(self, seconds: float = 0.5) -> dict[str, State]:
+        """Feed idle workers, wait up to `seconds` for news, and return the state of every pack.
+
+        A pack that is `done` or `lost` is named once and then forgotten.
+
+        Raises
+        ------
+        WorkerFault
+            If workers keep dying before they are ready.
+        """
+        self._feed()
+        with contextlib.suppress(queue.Empty):
+            self._hear(*self._heard.get(timeout=seconds))
+            while True:
+                self._hear(*self._heard.get_nowait())
+        states = dict(self._states)
+        for handle, state in states.items():
+            if state.name in ("done", "lost"):
+                del self._states[handle]
+                self._file(handle).unlink(missing_ok=True)
+        return states
+
+    def cancel(self, handles: Iterable[str]) -> None:
+        """Forget packs; a worker that runs one of them is ended, and what it had not committed is not run."""
+        doomed = set(handles)
+        self._queue = deque(handle for handle in self._queue if handle not in doomed)
+        for hand in [hand for hand in self._hands if hand.pack in doomed]:
+            self._end(hand)
+        for handle in doomed:
+            self._states.pop(handle, None)
+            self._file(handle).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """End every worker and forget every pack."""
+        self.cancel(list(self._states))
+        for hand in list(self._hands):
+            self._end(hand)
+
+    def _feed(self) -> None:
+        idle = [hand for hand in self._hands if hand.ready and hand.pack is None]
+        for hand in idle:
+            if self._queue:
+                self._give(hand, self._queue.popleft())
+        # A worker is started for a device only while there is a pack left for it.
+        coming = sum(not hand.ready for hand in self._hands)
+        for device in self._free():
+            if len(self._queue) <= coming:
+                break
+            self._start(device)
+            coming += 1
+
+    def _free(self) -> list[str]:
+        free = list(self.devices)
+        for hand in self._hands:
+            free.remove(hand.device)
+        return free
+
+    def _start(self, device: str) -> None:
+        self._started += 1
+        self.store.logs.mkdir(parents=True, exist_ok=True)
+        log = self.store.logs / f"worker-{os.getpid()}-{self._started}.log"
+        environment = dict(os.environ)
+        on_cpu = sum(name == "cpu" for name in self.devices)
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // max(1, on_cpu))))
+        environment.setdefault("TOKENIZERS_PARALLELISM", "false")
+        with log.open("a") as told:
+            process = subprocess.Popen(
+                [*self.command, str(self.store.folder), "--device", device],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=told,
+                text=True,
+                encoding="utf-8",
+                env=environment,
+                start_new_session=True,  # Ctrl-C is for the driver, which ends its workers itself
+            )
+        hand = _Hand(device, process, log)
+        self._hands.append(hand)
+        threading.Thread(target=self._read, args=(hand,), daemon=True).start()
+
+    def _read(self, hand: _Hand) -> None:
+        assert hand.process.stdout is not None
+        with hand.process.stdout as events:
+            for line in events:
+                with contextlib.suppress(json.JSONDecodeError):  # a line cut off by a kill
+                    self._heard.put((hand, json.loads(line)))
+        self._heard.put((hand, None))
+
+    def _give(self, hand: _Hand, handle: str) -> None:
+        assert hand.process.stdin is not None
+        hand.pack = handle
+        self._states[handle] = State("running", hand.log)
+        with contextlib.suppress(BrokenPipeError):  # it died idle; its end of file is about to be heard
+            hand.process.stdin.write(f"{self._file(handle)}\n")
+            hand.process.stdin.flush()
+
+    def _hear(self, hand: _Hand, event: dict[str, Any] | None) -> None:
+        if hand not in self._hands:
+            return
+        if event is None:
+            self._bury(hand)
+        elif event["event"] == "ready":
+            hand.ready = True
+            self._stillborn = 0
+            self._feed()
+        elif event["event"] == "pack":
+            self._states[event["pack"]] = State("done", hand.log)
+            hand.pack = None
+            self._feed()
+        else:
+            self.listen(event)
+
+    def _bury(self, hand: _Hand) -> None:
+        self._hands.remove(hand)
+        code = _reap(hand.process)
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        tail = " | ".join(_tail(hand.log))
+        reason = f"the worker {how}; the end of its log {hand.log}: {tail or '(empty)'}"
+        if hand.pack is not None:
+            self._states[hand.pack] = State("lost", hand.log, reason)
+        elif not hand.ready:
+            self._stillborn += 1
+            if self._stillborn == STARTS:
+                raise WorkerFault(f"{STARTS} workers in a row ended before they were ready; of the last, {reason}")
+
+    def _end(self, hand: _Hand) -> None:
+        self._hands.remove(hand)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(hand.process.pid, signal.SIGKILL)
+        _reap(hand.process)
+
+    def _file(self, handle: str) -> Path:
+        return self.store.packs / f"{handle}.json"
+
+
+def _reap(process: subprocess.Popen[str]) -> int:
+    if process.stdin is not None:
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
+    return process.wait()
+
+
+def _tail(log: Path) -> list[str]:
+    """Return the last lines of a log that say something."""
+    with contextlib.suppress(OSError):
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        return [line.strip() for line in lines if line.strip()][-_TAIL:]
+    return []

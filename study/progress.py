@@ -1,0 +1,86 @@
+"""The progress of a run on standard error: a bar on a terminal, a line for each finished trial elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from study.trial import Trial
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people say it: 45 s, 12 min, 3 h 20 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+class Bar:
+    """Shows time left, the current design and the last score; fed with the events of workers.
+
+    Parameters
+    ----------
+    trials : sequence of Trial
+        What is about to run.
+    score : str
+        The score to show.
+    """
+
+    def __init__(self, trials: Sequence[Trial], score: str) -> None:
+        self._labels = {trial.id: trial.label() for trial in trials}
+        self._score = score
+        self._begin = time.monotonic()
+        self._total = len(trials)
+        self._done = 0
+        self._part: dict[str, float] = {}
+        console = Console(stderr=True)
+        self._plain = not console.is_terminal
+        self._bar = Progress(
+            BarColumn(24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+            TextColumn("{task.fields[now]}", markup=False),
+            TextColumn("{task.fields[last]}", markup=False),
+            console=console,
+            transient=True,
+            disable=self._plain,
+        )
+        self._task = self._bar.add_task("", total=self._total, left="", now="starting", last="")
+
+    def __enter__(self) -> Bar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bar.stop()
+
+    def hear(self, event: dict[str, Any]) -> None:
+        """Take note of a worker's event."""
+        trial = event["trial"]
+        label = self._labels.get(trial, trial)
+        if event["event"] == "step":
+            self._part[trial] = event["step"] / max(1, event["steps"])
+            self._bar.update(self._task, now=f"{label} · step {event['step']}/{event['steps']}", left=self._left())
+        elif event["event"] == "result":
+            self._part.pop(trial, None)
+            self._done += 1
+            value = event["scores"].get(self._score)
+            told = f"{self._score} {value:.3f}" if value is not None else event["status"]
+            self._bar.update(self._task, completed=self._done, now=label, last=f"last: {told}", left=self._left())
+            if self._plain:
+                reason = f" ({event['error']})" if event["error"] else ""
+                print(f"{self._done}/{self._total} {label} · {told}{reason} · {self._left()}", file=sys.stderr, flush=True)
+
+    def _left(self) -> str:
+        share = (self._done + sum(self._part.values())) / self._total
+        if share <= 0:
+            return ""
+        return f"{duration((time.monotonic() - self._begin) * (1 - share) / share)} left"
