@@ -130,6 +130,18 @@ def anova(
     )  # fmt: skip
 
 
+def declare(
+    frame: pd.DataFrame,
+    response: str,
+    factors: Sequence[str],
+    blocks: Sequence[str] = (),
+    interactions: str | Sequence[str] = "none",
+) -> tuple[Sample, tuple[Term, ...]]:
+    """Read a frame as :func:`anova` does: the sample and the terms of the declared model."""
+    plan = _plan(factors, blocks, interactions, None)
+    return read_sample(frame, response, plan.columns), plan.terms
+
+
 def _names(value: str | Iterable[str]) -> list[str]:
     return [value] if isinstance(value, str) else list(value)
 
@@ -233,7 +245,7 @@ class _Test:
         small, large = self.design.space(others), self.design.space([*others, term])
         df = large.rank - small.rank
         change = small.residuals(self.y) - large.residuals(self.y) if df else np.zeros(1)
-        aliased = self.design.aliased(term, others) if df < nominal else []
+        aliased = self.design.aliased(term, others, nominal - df) if df < nominal else []
         return self._row(label, role, df, float(change @ change), nominal, aliased)
 
     def _drop(self, term: Term) -> float:

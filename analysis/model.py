@@ -25,6 +25,7 @@ Term = tuple[str, ...]
 # Eigenvalues of the Gram matrix of unit columns: rounding leaves ~1e-13 where exact arithmetic leaves 0; a design held
 # together by one row in 10⁶ still has 1e-6.
 _TOLERANCE = 1e-9
+_MANY_CELLS = 1000
 
 
 def name(term: Term) -> str:
@@ -182,27 +183,32 @@ class Design:
                     total += int(np.prod([len(self.sample.levels[c]) - 1 for c in part]))
         return total
 
-    def aliased(self, term: Term, others: Iterable[Term]) -> list[str]:
-        """Names of the term's columns that say nothing the others and its earlier columns have not said.
+    def aliased(self, term: Term, others: Iterable[Term], missing: int) -> list[str]:
+        """Name what takes ``missing`` degrees of freedom from a term.
 
-        Columns are those of treatment coding (first level of each factor as the base), in order; an empty cell's
-        column is aliased by itself. The number of names is nominal − estimable df when all margins are among
-        ``others`` or are the mean.
+        The empty cells, when they are as many as the degrees of freedom that are missing. Otherwise the columns of
+        treatment coding (first level of each factor as the base, in order) that say nothing the others and the term's
+        earlier columns have not said; an empty cell's column is one of them. Beyond ``_MANY_CELLS`` cells, where
+        finding these takes minutes, the empty cells alone.
         """
         sample = self.sample
         cells = sample.cells(term)
+        where = {tuple(int(c) for c in row): k for k, row in enumerate(cells.levels)}
+        sizes = [len(sample.levels[c]) for c in term]
+        empty = int(np.prod(sizes)) - cells.count
+        if empty == missing or cells.count > _MANY_CELLS:
+            return [sample.label(term, key) for key in np.ndindex(*sizes) if key not in where]
         gram = self.space(others).outside(cells.codes, cells.count)
         size = np.bincount(cells.codes, minlength=cells.count).astype(float)
         gram /= np.sqrt(size[:, None] * size[None, :])
-        where = {tuple(int(c) for c in row): k for k, row in enumerate(cells.levels)}
         names = []
-        for combo in np.ndindex(*(len(sample.levels[c]) - 1 for c in term)):
+        for combo in np.ndindex(*(s - 1 for s in sizes)):
             key = tuple(c + 1 for c in combo)
             k = where.get(key)
-            if k is None or gram[k, k] <= _TOLERANCE * 10:
+            if k is None or gram[k, k] <= 10 * _TOLERANCE:
                 names.append(sample.label(term, key))
-                continue
-            gram -= np.outer(gram[:, k], gram[k]) / gram[k, k]
+            else:
+                gram -= np.outer(gram[:, k], gram[k]) / gram[k, k]
         return names
 
 
