@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -24,18 +23,18 @@ def level(key: str, value: Any, allowed: Sequence[str]) -> str:
 
 
 def _decimal(value: Any) -> Decimal | None:
-    """Read a finite number exactly as it is written, or give None."""
+    """Read a number exactly as it is written, or give None; a magnitude of 1e18 and more is no level of anything."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
         number = Decimal(str(value).strip())
     except InvalidOperation:
         return None
-    return number if number.is_finite() else None
+    return number if number.is_finite() and number.adjusted() < 18 else None
 
 
 def positive_number(key: str, value: Any) -> int | float:
-    """Accept a finite number above zero; a whole one comes back as int, so that 1 and 1.0 are one level.
+    """Accept a number above zero; a whole one comes back as int, so that 1 and 1.0 are one level.
 
     Raises
     ------
@@ -43,8 +42,8 @@ def positive_number(key: str, value: Any) -> int | float:
         For anything else.
     """
     number = _decimal(value)
-    if number is None or not 0 < float(number) < math.inf:
-        raise InputFault(f"{key}={value!r} is no number above zero, such as 0.5 or 2")
+    if number is None or float(number) <= 0:
+        raise InputFault(f"{key}={value!r} is no number above zero and below 1e18, such as 0.5 or 2")
     return int(number) if number == number.to_integral_value() else float(number)
 
 
@@ -58,7 +57,7 @@ def positive_integer(key: str, value: Any) -> int:
     """
     number = _decimal(value)
     if number is None or number < 1 or number != number.to_integral_value():
-        raise InputFault(f"{key}={value!r} is no whole number of at least 1")
+        raise InputFault(f"{key}={value!r} is no whole number of at least 1 and below 1e18")
     return int(number)
 
 

@@ -48,10 +48,13 @@ def test_normalise_fills_defaults_and_spells_equal_values_alike():
         ({**PAIR, "init": "zero", "width": 3}, ["zero", "default, zero_up"]),
         ({**PAIR, "width": 3, "budget": "3%"}, ["both width and budget"]),
         (PAIR, ["neither width nor budget"]),
-        *[({**PAIR, "width": width}, ["width", "whole number"]) for width in (0, -1, 1.5, "wide", True, float("nan"))],
+        *[
+            ({**PAIR, "width": width}, ["width", "whole number"])
+            for width in (0, -1, 1.5, "wide", True, float("nan"), "1e99999999", 10**30)
+        ],
         *[
             ({**PAIR, "budget": budget}, ["budget", "3%", "number of parameters"])
-            for budget in (0, 1, 1.5, -0.1, "0%", "101%", "3 percent", "%", True, float("inf"), [3])
+            for budget in (0, 1, 1.5, -0.1, "0%", "101%", "3 percent", "%", True, float("inf"), [3], "1e99999999")
         ],
         *[
             ({**PAIR, "width": 3, "scale": scale}, ["scale", "above zero"])

@@ -90,6 +90,24 @@ def test_parameters_stay_float32_and_compute_follows_the_tensor(unet, batch, dty
             assert parameter.dtype == torch.float32 and parameter.grad is not None
 
 
+def test_autocast_keeps_the_trunk_in_its_type(unet, batch):
+    import copy
+
+    single = copy.deepcopy(unet).float()
+    insertion = insert(single, [adapter("SA_out", "Trans_out"), adapter("Res_out", "Res_out")], seeded(0))
+    inputs = {name: value.float() if value.is_floating_point() else value for name, value in batch.items()}
+    with insertion.rows([0, 0, 1, 1]):
+        exact = single(**inputs).sample
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            low = single(**inputs).sample
+    low.float().square().mean().backward()
+    assert all(
+        p.grad is not None and p.grad.dtype == torch.float32 for slot in (0, 1) for p in insertion.parameters(slot)
+    )
+    # bfloat16 has 8 significant bits; the network's depth multiplies the rounding a few times
+    torch.testing.assert_close(low.float(), exact, rtol=0, atol=0.1 * exact.abs().max().item())
+
+
 def test_initial_values_depend_on_seed_and_name_only(unet):
     def state(design, generator):
         insertion = insert(unet, design, generator)
@@ -101,7 +119,9 @@ def test_initial_values_depend_on_seed_and_name_only(unet):
 
     used = seeded(5)
     torch.rand(3, generator=used)  # a generator that has been drawn from still has its seed
+    common = torch.get_rng_state()
     reference = state(adapter(), seeded(5))
+    assert torch.equal(torch.get_rng_state(), common)
     assert same(reference, state(adapter(), used))
     assert same(reference, state(adapter("SA_in", "CA_in", activation="silu", scale=4), seeded(5)))
     assert not same(reference, state(adapter(), seeded(6)))
