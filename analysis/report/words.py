@@ -1,0 +1,115 @@
+"""The report's first paragraph: the answer in words, only as strong as the numbers."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from analysis.anova_table import AnovaTable, TermRow, p_text
+from analysis.report.content import ReportContent
+from analysis.report.findings import Findings
+
+
+def answer(content: ReportContent, findings: Findings) -> str:
+    """Return the answer of a study in one paragraph of plain text."""
+    designs = findings.designs
+    if designs.empty:
+        return f"No trial has a {content.response} yet, so there is nothing to say."
+    thing = "pair of positions" if content.pair else content.factors[0]
+    told = [_extent(content, designs, thing)]
+    if findings.table is None:
+        told.append(f"There is no analysis of variance: {findings.fault}")
+    else:
+        told.append(_does_it_matter(findings.table, content, thing))
+    told.append(_leaders(content, designs, thing))
+    told += _against_references(content, findings.references)
+    if findings.table is not None:
+        told += _within(findings.table, content, findings)
+        told.append(_scope(content))
+    lost = {k: n for k, n in content.counts.items() if n and k in ("failed", "diverged", "out_of_memory", "missing")}
+    if lost:
+        parts = ", ".join(f"{n} {k.replace('_', ' ')}" for k, n in lost.items())
+        told.append(f"Trials without a result ({parts}) are not in these numbers.")
+    return " ".join(told)
+
+
+def _extent(content: ReportContent, designs: pd.DataFrame, thing: str) -> str:
+    rows = content.frame[content.frame[content.response].notna()]
+    over = []
+    for column, one, many in (("task", "task", "tasks"), ("seed", "seed", "seeds")):
+        if column in rows.columns:
+            count = rows[column].nunique()
+            over.append(f"{count} {one if count == 1 else many}")
+    where = f" of {content.backbone}" if content.backbone else ""
+    things = f"{len(designs)} {thing.replace('pair', 'pairs', 1) if content.pair else 'levels of ' + thing}"
+    return f"{len(rows)} trials{where} compared {things}" + (f" on {' and '.join(over)}." if over else ".")
+
+
+def _tested(row: TermRow) -> str:
+    sign = "" if (row.p or 0) < 1e-4 else "= "
+    return f"F({row.df}, {row.error.df}) = {row.F:.2f}, p {sign}{p_text(row.p)}"
+
+
+def _does_it_matter(table: AnovaTable, content: ReportContent, thing: str) -> str:
+    row = table["pair"] if content.pair else table[content.factors[0]]
+    if row.p is None or row.omega_sq is None:
+        return f"Whether the {thing} matters cannot be tested: nothing is left to measure the error with."
+    if row.p < 0.05:
+        return (
+            f"The {thing} makes a difference to {content.response}: {_tested(row)}; it accounts for an estimated "
+            f"{row.omega_sq:.0%} of what is neither block nor other factor (partial ω²)."
+        )
+    return f"No difference between them in {content.response} can be shown: {_tested(row)}."
+
+
+def _leaders(content: ReportContent, designs: pd.DataFrame, thing: str) -> str:
+    best, worst = designs.iloc[0], designs.iloc[-1]
+    ahead = "highest" if content.higher_is_better else "lowest"
+    text = f"The {ahead} mean has {best['label']} ({best['mean']:.3f}"
+    if pd.notna(best["lower"]):
+        text += f", 95% interval {best['lower']:.3f} to {best['upper']:.3f}"
+    text += f"), the other end {worst['label']} ({worst['mean']:.3f})."
+    if pd.notna(best["lower"]):
+        if content.higher_is_better:
+            close = int((designs["upper"].iloc[1:] >= best["lower"]).sum())
+        else:
+            close = int((designs["lower"].iloc[1:] <= best["upper"]).sum())
+        if close:
+            one = "other has an interval" if close == 1 else "others have intervals"
+            text += f" {close} {one} that overlap{'s' if close == 1 else ''} the leader's: the order among them is open."
+    return text
+
+
+def _against_references(content: ReportContent, references: pd.DataFrame) -> list[str]:
+    if references.empty:
+        return []
+    told = []
+    for _, row in references[references["score"] == content.response].iterrows():
+        gap = abs(row["difference"])
+        better = (row["difference"] > 0) == content.higher_is_better
+        text = f"The leader is {gap:.3f} {'better' if better else 'worse'} than the {row['reference']} ({row['reference mean']:.3f})"
+        if pd.notna(row["difference / seed SD"]):
+            text += f", {abs(row['difference / seed SD']):.1f} seed-to-seed standard deviations"
+        told.append(text + ".")
+    return told
+
+
+def _within(table: AnovaTable, content: ReportContent, findings: Findings) -> list[str]:
+    if not content.pair:
+        return []
+    a, b = table[content.pair[0]], table[content.pair[1]]
+    if a.p is None or b.p is None or a.omega_sq is None or b.omega_sq is None:
+        return []
+    split = findings.connection is not None and findings.connection.split
+    where = "Within the components that can be compared, where" if split else "Where"
+
+    def verdict(row: TermRow) -> str:
+        return f"{'makes a difference' if (row.p or 0) < 0.05 else 'shows none'} ({_tested(row)}, ω² {row.omega_sq:.2f})"
+
+    return [f"{where} an adapter reads ({a.term}) {verdict(a)}; where it writes ({b.term}) {verdict(b)}."]
+
+
+def _scope(content: ReportContent) -> str:
+    frame = content.frame
+    tasks = frame["task"].nunique() if "task" in frame.columns else 1
+    on = f"these {tasks} tasks" if tasks > 1 else "the one task that was run"
+    return f"All of this holds on {on}; it is no claim about new tasks."
