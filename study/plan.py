@@ -99,8 +99,15 @@ def address(source: Source) -> str | dict[str, str]:
     return source.name
 
 
-def status(study: str, planned: Sequence[Trial], rows: pd.DataFrame, factors: Iterable[str]) -> dict[str, Any]:
+def status(
+    study: str, planned: Sequence[Trial], rows: pd.DataFrame, factors: Mapping[str, Sequence[str]]
+) -> dict[str, Any]:
     """Return how far a plan is.
+
+    Parameters
+    ----------
+    factors : mapping of str to sequence of str
+        The factors to count by, and their levels in the order to show.
 
     Returns
     -------
@@ -122,12 +129,12 @@ def status(study: str, planned: Sequence[Trial], rows: pd.DataFrame, factors: It
         return text(trial.design[factor]) if factor in trial.design else None
 
     by_factor: dict[str, dict[str, dict[str, int]]] = {}
-    for factor in (*factors, "task", "seed"):
-        members: dict[str, list[Trial]] = {}
+    for factor, levels in factors.items():
+        members: dict[str, list[Trial]] = {name: [] for name in levels}
         for trial in own:
             name = level(trial, factor)
             if name is not None:
-                members.setdefault(name, []).append(trial)
+                members[name].append(trial)
         by_factor[factor] = {name: count(some) for name, some in members.items()}
     missing = next((trial for trial in planned if trial.id not in found), None)
     return {

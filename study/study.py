@@ -122,7 +122,14 @@ class Study:
 
     def status(self) -> dict[str, Any]:
         """Return how far the study is; see `study.plan.status`."""
-        return plan.status(self.config.name, self.trials, self.store.rows(), self.factors)
+        known = {
+            "backbone": [source.name for source in self.config.backbones],
+            "task": [task.name for task in self.config.tasks],
+            "seed": [str(seed) for seed in self.config.seeds],
+        }
+        shown = [*self.factors, "task", "seed"]
+        levels = {name: known.get(name) or self.config.space.levels(name) for name in shown}
+        return plan.status(self.config.name, self.trials, self.store.rows(), levels)
 
     def warnings(self) -> list[str]:
         """Return what is allowed but should be known before a run."""

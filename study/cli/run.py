@@ -53,6 +53,16 @@ def command(
         raise typer.Exit(1)
 
 
+def _print_anova(study: Study) -> None:
+    from study.cli.tables import anova_text
+    from study.evidence import analyse
+
+    try:
+        print(anova_text(analyse(study)))
+    except InputFault as fault:
+        print(f"no analysis of variance yet: {fault}", file=sys.stderr)
+
+
 def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 

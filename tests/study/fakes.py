@@ -1,0 +1,111 @@
+"""A study whose trials take milliseconds: the true planner, driver, workers and store around a runtime without torch.
+
+Run as a program it is the worker (`python fakes.py STORE --device cpu`) or, with `drive`, the driver.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import yaml
+from PIL import Image
+
+from study.executors.local import LocalExecutor
+from study.study import Study
+from study.trial import Pack, Progress, Sink, TrialResult
+from study.worker import Runtime, main
+
+COMMAND = (sys.executable, str(Path(__file__).resolve()))
+SECTIONS = {
+    "name": "fake",
+    "backbone": "pipe",
+    "factors": {"input": ["SA_in", "CA_out", "FFN_in"], "output": ["FFN_in", "Trans_out"], "activation": ["relu", "silu"]},
+    "fixed": {"method": "adapter", "width": 2},
+    "tasks": [{"name": "rex", "pictures": "photos", "class": "dog"}, {"name": "tom", "pictures": "photos", "class": "cat"}],
+    "seeds": 2,
+    "protocol": {"steps": 3, "pictures": 2},
+    "scores": {"clip_i": "scorer", "dino_i": "scorer"},
+    "keep": "none",
+}
+PLANNED = 6 * 2 * 2 * 2
+"""Six valid pairs of 3 x 2, two activations, two tasks, two seeds."""
+REFERENCES = 2 * 2
+
+
+def folders(root: Path) -> None:
+    """Write what a study names: a pipeline and a scorer by their files only, and two photographs."""
+    index = {"_class_name": "StableDiffusionPipeline"}
+    for component, weights in {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model",
+                               "tokenizer": None, "scheduler": None}.items():  # fmt: skip
+        index[component] = ["diffusers", "Any"]
+        (root / "pipe" / component).mkdir(parents=True)
+        if weights:
+            (root / "pipe" / component / f"{weights}.safetensors").write_bytes(component.encode())
+    (root / "pipe" / "model_index.json").write_text(json.dumps(index))
+    (root / "scorer").mkdir()
+    (root / "scorer" / "config.json").write_text("{}")
+    (root / "scorer" / "model.safetensors").write_bytes(b"weights")
+    (root / "photos").mkdir()
+    for shade in (60, 180):
+        Image.new("RGB", (32, 32), (shade, 90, 30)).save(root / "photos" / f"{shade}.png")
+
+
+def study_file(root: Path, **changes: object) -> Path:
+    """Write the study's file, with some sections changed, and all it names."""
+    if not (root / "pipe").exists():
+        folders(root)
+    path = root / "fake.yaml"
+    path.write_text(yaml.safe_dump({**SECTIONS, "store": str(root / "store"), **changes}, sort_keys=False))
+    return path
+
+
+def score(id: str) -> float:
+    """A number that only the trial decides."""
+    return int(id[:8], 16) / 2**32
+
+
+def runtime(device: str | None) -> Runtime:
+    """A runtime whose trials take FAKE_SECONDS each; a design with the activation FAKE_DEADLY kills its worker."""
+    pause, deadly = float(os.environ.get("FAKE_SECONDS", "0")), os.environ.get("FAKE_DEADLY")
+
+    def run(pack: Pack, sink: Sink, progress: Progress) -> None:
+        for trial in pack.trials:
+            print("a library prints to standard output")
+            os.write(1, b"and so does one written in C\n")
+            for step in range(3):
+                progress(trial, step, 3)
+                time.sleep(pause / 3)
+            if deadly and trial.design.get("activation") == deadly:
+                os.kill(os.getpid(), signal.SIGKILL)
+            value = score(trial.id)
+            sink(
+                TrialResult(
+                    trial,
+                    "done",
+                    scores={"clip_i": value},
+                    columns={"pack_seconds": pause, "device": "cpu"},
+                    images=[{"prompt": "a dog", "prompt_index": 0, "picture_seed": seed, "clip_i": value} for seed in (7, 8)],
+                    pictures=[np.full((8, 8, 3), int(value * 255), np.uint8)] * 2,
+                    curves=[{"step": 0, "loss": value}],
+                )
+            )
+
+    return run
+
+
+def drive(study: str, workers: int) -> None:
+    """Run a study with fake workers, as `Study.run` does with true ones."""
+    loaded = Study.load(study)
+    outcome = loaded.run(executor=LocalExecutor(loaded.store, ["cpu"] * workers, command=COMMAND))
+    print(json.dumps(outcome.counts))
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "drive":
+        drive(sys.argv[2], int(sys.argv[3]))
+    else:
+        main(runtime)
