@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Generator, Tensor
 
 from study.backbones.loading import Backbone
@@ -187,9 +187,12 @@ def _class_latents(spec: TaskSpec, backbone: Backbone, protocol: Protocol, cache
 
 
 def _read(file: Path) -> Tensor | None:
-    """Read cached latents; a file that is cut off or is something else counts as not there."""
+    """Read cached latents; a file that is cut off or is something else counts as not there.
+
+    Read whole, not mapped into memory: on a network file system a mapped file that is replaced is lost.
+    """
     try:
-        return load_file(file)["latents"]
+        return load(file.read_bytes())["latents"]
     except (SafetensorError, KeyError):
         return None
 

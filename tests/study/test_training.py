@@ -1,0 +1,111 @@
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from study.training import Batch, row_losses, train
+
+
+class Line(nn.Module):
+    """A denoiser in one parameter: predicts slope times what it sees; the target is the noise."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, slope=0.0):
+        super().__init__()
+        self.slope = nn.Parameter(torch.tensor(slope, dtype=torch.float64))
+
+    def noised(self, latents, noise, timesteps):
+        return latents + timesteps.view(-1, 1, 1, 1) * noise
+
+    def target(self, latents, noise, timesteps):
+        return noise
+
+    def predict(self, noisy, timesteps, context):
+        return self.slope * noisy
+
+
+def batches(weight=(1.0, 0.25)):
+    generator = torch.Generator().manual_seed(0)
+    rows = len(weight)
+    while True:
+        latents, noise = torch.randn(2, rows, 4, 2, 2, generator=generator, dtype=torch.float64).unbind()
+        yield Batch(latents, noise, torch.arange(rows) + 1, torch.zeros(rows, 1, 1), torch.tensor(weight))
+
+
+def by_hand(steps, learning_rate):
+    """AdamW written out (1711.05101, defaults of torch), on the same batches; slope and losses."""
+    slope, first, second, losses = torch.tensor(0.3, dtype=torch.float64), 0.0, 0.0, []
+    for step, batch in enumerate(itertools.islice(batches(), steps), start=1):
+        slope = slope.detach().requires_grad_()
+        error = slope * (batch.latents + batch.timesteps.view(-1, 1, 1, 1) * batch.noise) - batch.noise
+        loss = (error[0] ** 2).mean() + 0.25 * (error[1] ** 2).mean()
+        (gradient,) = torch.autograd.grad(loss, slope)
+        losses.append(loss.item())
+        first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+        update = (first / (1 - 0.9**step)) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
+        slope = slope.detach() * (1 - learning_rate * 0.01) - learning_rate * update
+    return float(slope), losses
+
+
+def test_training_is_adamw_on_the_weighted_loss():
+    line = Line(0.3)
+    trained = train(line, [line.slope], batches(), 25, 0.05)
+    slope, losses = by_hand(25, 0.05)
+    assert float(line.slope) == pytest.approx(slope, rel=1e-9)
+    assert [row["loss"] for row in trained.curve] == pytest.approx(losses, rel=1e-9)
+    assert [row["step"] for row in trained.curve] == list(range(1, 26))
+    assert trained.final_loss == pytest.approx(sum(losses[-20:]) / 20, rel=1e-9)
+    assert trained.diverged == ""
+
+
+def test_row_losses_are_mean_squared_errors():
+    batch = next(batches())
+    # Oracle: a predictor of zeros errs by the noise itself.
+    torch.testing.assert_close(row_losses(Line(0.0), batch), batch.noise.square().mean((1, 2, 3)))
+
+
+def test_long_curves_are_thinned_to_means_of_equal_stretches():
+    line = Line(0.3)
+    trained = train(line, [line.slope], batches(), 250, 0.01)
+    _, losses = by_hand(250, 0.01)
+    assert [row["step"] for row in trained.curve] == [*range(3, 250, 3), 250]
+    assert trained.curve[1]["loss"] == pytest.approx(sum(losses[3:6]) / 3, rel=1e-9)
+
+
+def test_a_parameter_given_twice_is_refused():
+    line = Line()
+    with pytest.raises(ValueError, match="twice"):
+        train(line, [line.slope, line.slope], batches(), 1, 0.1)
+
+
+def test_nothing_to_train_is_not_trained():
+    assert train(Line(), [], batches(), 5, 0.1).curve == []
+
+
+def test_a_loss_that_is_not_finite_ends_the_training():
+    line = Line(0.3)
+    seen = []
+
+    def poisoned():
+        for step, batch in enumerate(batches(), start=1):
+            seen.append(step)
+            yield Batch(batch.latents * (float("nan") if step == 14 else 1), *list(vars(batch).values())[1:])
+
+    trained = train(line, [line.slope], poisoned(), 1000, 0.1)
+    assert trained.diverged == "the loss is nan at step 14"
+    assert trained.final_loss != trained.final_loss
+    assert len(seen) == 20
+
+
+def test_parameters_that_are_not_finite_are_a_divergence():
+    line = Line(0.3)
+    trained = train(line, [line.slope], batches(), 1, float("inf"))
+    assert trained.diverged == "a parameter is not finite after step 1"
+
+
+def test_progress_is_told():
+    line, told = Line(0.3), []
+    train(line, [line.slope], batches(), 25, 0.1, progress=told.append)
+    assert told == [10, 20, 25]
