@@ -32,9 +32,17 @@ class Denoiser(Interface):
 
     device: torch.device
 
-    def noised(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor: ...
-    def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor: ...
-    def predict(self, noisy: Tensor, timesteps: Tensor, context: Tensor) -> Tensor: ...
+    def noised(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Add noise to latents as at the given timesteps."""
+        ...
+
+    def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Give what should be predicted."""
+        ...
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+        """Predict the target."""
+        ...
 
 
 @dataclass(frozen=True)
