@@ -2,8 +2,9 @@
 
 With F on d1 and d2 degrees of freedom (Steiger 2004, Psychological Methods 9, 164–182; Olejnik & Algina 2003):
 η²p = F·d1/(F·d1 + d2), ω²p = (F − 1)d1/(F·d1 + d2 + 1), ε²p = (F − 1)d1/(F·d1 + d2).
-All three estimate one population quantity, so there is one interval: the noncentralities λ at which the observed F is the
-upper and the lower quantile of the noncentral F, each as λ/(λ + d1 + d2 + 1).
+The interval belongs to η²p: the noncentralities λ at which the observed F is the upper and the lower quantile of the
+noncentral F, each as λ/(λ + d2), the convention of R's effectsize (Steiger's λ/(λ + d1 + d2 + 1) is a little lower, so
+that a large η²p with many degrees of freedom could lie above its own interval).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from scipy.optimize import brentq
 from scipy.stats import ncf
 
 LEVEL = 0.90
-CONVENTION = "Steiger: lambda / (lambda + df1 + df2 + 1), lambda from the noncentral F, two-sided"
+CONVENTION = "effectsize: lambda / (lambda + df2), lambda from the noncentral F, two-sided"
 
 
 def partial_eta_sq(f: float, d1: int, d2: int) -> float:
@@ -57,6 +58,6 @@ def noncentrality_interval(f: float, d1: int, d2: int, level: float = LEVEL) -> 
 
 
 def partial_eta_sq_interval(f: float, d1: int, d2: int, level: float = LEVEL) -> tuple[float, float]:
-    """Interval of the population's partial η² in Steiger's convention, at the two-sided ``level``."""
+    """Interval of partial η² in effectsize's convention λ/(λ + d2), at the two-sided ``level``."""
     low, high = noncentrality_interval(f, d1, d2, level)
-    return low / (low + d1 + d2 + 1), high / (high + d1 + d2 + 1)
+    return low / (low + d2), high / (high + d2)

@@ -124,6 +124,7 @@ def dot_plot(
     group: str | None = None,
     axis: str = "",
     lines: Mapping[str, float] | None = None,
+    width: float = 7.2,
 ) -> Figure:
     """Values with their intervals (columns lower, upper), in the order of the rows from the top down.
 
@@ -133,9 +134,11 @@ def dot_plot(
         Column that colours the rows.
     lines : mapping, optional
         Named reference values, drawn as dashed lines.
+    width : float
+        Inches.
     """
     count = len(means)
-    figure = _figure(7.2, 0.9 + 0.25 * count)
+    figure = _figure(width, 0.7 + 0.25 * count)
     ax = figure.subplots()
     groups = list(dict.fromkeys(means[group])) if group else [""]
     for number, name in enumerate(groups):
@@ -198,7 +201,7 @@ def picture_grid(rows: Sequence[PictureRow], real: Sequence[np.ndarray], columns
         Side of a picture in pixels of the figure; pictures are resized to it.
     """
     columns = min(columns, max((len(r.pictures) for r in rows), default=1))
-    gap, label_width, title = side // 16, int(side * 2.7), side // 2
+    gap, label_width, title = side // 16, int(side * 2.3), side // 2
     height = max(len(rows), len(real), 1)
     canvas = np.full((title + height * (side + gap), side + 2 * gap + label_width + columns * (side + gap), 3), 255, np.uint8)
     for k, picture in enumerate(real):
@@ -213,7 +216,7 @@ def picture_grid(rows: Sequence[PictureRow], real: Sequence[np.ndarray], columns
     ax = figure.add_axes((0, 0, 1, 1))
     ax.imshow(canvas, interpolation="nearest", aspect="auto")
     ax.set_axis_off()
-    small = side / 15
+    small = side / 13.5
     ax.text(0, title * 0.55, "real", size=small, color=MUTED, va="center")
     ax.text(start, title * 0.55, "generated, best to worst", size=small, color=MUTED, va="center")
     for k, row in enumerate(rows):
@@ -232,7 +235,14 @@ def _place(canvas: np.ndarray, picture: np.ndarray, top: int, left: int, side: i
     canvas[top : top + side, left : left + side] = np.asarray(image.resize((side, side), Image.Resampling.LANCZOS))
 
 
-def cost(designs: pd.DataFrame, response: str, label: str, measures: Mapping[str, str], group: str | None = None) -> Figure:
+def cost(
+    designs: pd.DataFrame,
+    response: str,
+    label: str,
+    measures: Mapping[str, str],
+    group: str | None = None,
+    higher_is_better: bool = True,
+) -> Figure:
     """Score of each design against what it costs.
 
     Parameters
@@ -241,10 +251,12 @@ def cost(designs: pd.DataFrame, response: str, label: str, measures: Mapping[str
         One row a design: its name in ``label``, ``response``, the columns of ``measures`` and ``group``.
     measures : mapping
         Column → what to write under the axis; a column that spans more than a factor of 20 gets a log axis.
+    higher_is_better : bool
+        Which end the three named designs are taken from.
     """
     figure = _figure(3.7 * len(measures), 3.1)
     groups = list(dict.fromkeys(designs[group])) if group else [""]
-    best = designs[response].rank(ascending=False)
+    best = designs[response].rank(ascending=not higher_is_better)
     for ax, (column, words) in zip(np.atleast_1d(figure.subplots(1, len(measures))), measures.items(), strict=True):
         for number, name in enumerate(groups):
             part = designs[designs[group] == name] if group else designs

@@ -44,7 +44,7 @@ def find(content: ReportContent) -> Findings:
     """Analyse a report's content; a fault of the analysis becomes a sentence, the rest of the page stays."""
     table, fault = None, ""
     try:
-        table = anova(content.frame, content.response, content.factors, content.blocks, pair=content.pair)
+        table = anova(content.frame, content.response, content.factors, content.blocks, error="residual", pair=content.pair)
     except InputFault as reason:
         fault = str(reason)
     rows = content.frame[content.frame[content.response].notna()]

@@ -39,9 +39,9 @@ def _extent(content: ReportContent, designs: pd.DataFrame, thing: str) -> str:
         if column in rows.columns:
             count = rows[column].nunique()
             over.append(f"{count} {one if count == 1 else many}")
-    where = f" of {content.backbone}" if content.backbone else ""
+    where = f" on {content.backbone}" if content.backbone else ""
     things = f"{len(designs)} {thing.replace('pair', 'pairs', 1) if content.pair else 'levels of ' + thing}"
-    return f"{len(rows)} trials{where} compared {things}" + (f" on {' and '.join(over)}." if over else ".")
+    return f"{len(rows)} trials{where} compared {things}" + (f" over {' and '.join(over)}." if over else ".")
 
 
 def _tested(row: TermRow) -> str:
