@@ -30,7 +30,7 @@ from study.scoring import Scorer, score
 from study.tasks.specs import TaskSpec
 from study.training import Batch, autocast, row_losses
 
-HELD_OUT_TIMESTEPS = 8
+HELD_OUT_TIMESTEPS = 4
 """Timesteps a picture's held-out loss is taken at: the middles of as many equal parts of the schedule."""
 
 
