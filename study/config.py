@@ -206,7 +206,7 @@ def find(study: str | Path) -> Path:
     path = Path(study)
     if path.is_file():
         return path
-    shipped = {file.stem: file for file in sorted(SHIPPED.glob("*.yaml"))}
+    shipped = {file.stem: file for file in sorted(SHIPPED.glob("*.yaml"), key=lambda file: file.stem)}
     if str(study) in shipped:
         return shipped[str(study)]
     raise InputFault(

@@ -190,9 +190,13 @@ class Space:
 def _blame(cell: Design, fault: InputFault) -> Iterator[LevelFault]:
     """Find each key of a refused cell that is wrong: mend the one a message names and look again."""
     design = dict(cell)
+    mended: set[str | None] = set()
     while True:
         message = str(fault)
         name = _named(message, design)
+        if name in mended:  # what it lacks is not a level of its own
+            return
+        mended.add(name)
         yield LevelFault(name, design[name] if name else None, message)
         if name is None or name == "method":
             return
