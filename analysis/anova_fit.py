@@ -76,9 +76,9 @@ def anova(
     error : "auto" or "residual"
         What a term is tested against: the residual of the declared model. ``auto`` is the same.
     pair : (str, str), optional
-        Two factors whose valid combinations are the real factor. Adds both, their interaction, a row ``pair`` (all valid
-        combinations) and a row ``component``; both rows are adjusted for every term without the two. The rows of the
-        two factors and of their interaction are then differences within components.
+        Two factors whose valid combinations are the real factor. Adds both, their interaction, a row ``pair`` (all
+        valid combinations) and a row ``component``; both rows are adjusted for every term without the two. The rows of
+        the two factors and of their interaction are then differences within components.
 
     Returns
     -------
@@ -218,8 +218,9 @@ class _Test:
         self.raw_negative: list[str] = []
         if type == 3 and self.full.rank < 1 + sum(nominal.values()):
             raise InputFault(
-                f"Type III needs every cell of the model filled: it has {1 + sum(nominal.values())} parameters, of which "
-                f"the rows determine {self.full.rank}. With empty cells there is no unique hypothesis; use --type 2."
+                f"Type III needs every cell of the model filled: it has {1 + sum(nominal.values())} parameters, of "
+                f"which the rows determine {self.full.rank}. With empty cells there is no unique hypothesis; "
+                "use --type 2."
             )
         self.coded = {t: sum_coded(sample, t) for t in plan.terms} if type == 3 else {}
         if type == 3 and any(self.coded[t].shape[1] != nominal[t] for t in plan.terms):
@@ -262,7 +263,9 @@ class _Test:
         self, label: str, role: str, df: int, sum_sq: float, nominal: int, aliased: Sequence[str]
     ) -> TermRow:  # fmt: skip
         mean_sq = sum_sq / df if df else None
-        values: dict[str, Any] = dict.fromkeys(["F", "p", "partial_eta_sq", "partial_eta_sq_ci", "omega_sq", "epsilon_sq"])
+        values: dict[str, Any] = dict.fromkeys(
+            ["F", "p", "partial_eta_sq", "partial_eta_sq_ci", "omega_sq", "epsilon_sq"]
+        )
         if mean_sq is not None and self.testable and self.mean_sq is not None:
             f = mean_sq / self.mean_sq
             omega, epsilon = es.omega_sq(f, df, self.df), es.epsilon_sq(f, df, self.df)
@@ -289,8 +292,8 @@ def _question(frame: pd.DataFrame, plan: _Plan, sample: Sample) -> str:
         tasks = frame.loc[frame[sample.response].notna(), "task"].nunique()
     if tasks >= 2:
         return (
-            f"Which settings differ in {sample.response} on these {tasks} tasks? The error is the residual, so the answer "
-            "holds on these tasks, not on new tasks."
+            f"Which settings differ in {sample.response} on these {tasks} tasks? The error is the residual, so the "
+            "answer holds on these tasks, not on new tasks."
         )
     return (
         f"Which settings differ in {sample.response} under the conditions of these runs? The error is the residual, so "

@@ -16,7 +16,11 @@ from scipy.sparse.csgraph import connected_components
 
 from analysis.sample import Sample, pairs_with_empty_cells
 
-_POSITIONS = {"transformer": "the transformer positions", "context": "the text context", "resnet": "the ResNet positions"}
+_POSITIONS = {
+    "transformer": "the transformer positions",
+    "context": "the text context",
+    "resnet": "the ResNet positions",
+}
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,9 @@ class Connection:
         """The components in words."""
         a, b = self.factors
         if not self.split:
-            return f"Some combinations of {a} and {b} do not occur, but all their levels are connected by those that do."
+            return (
+                f"Some combinations of {a} and {b} do not occur, but all their levels are connected by those that do."
+            )
         parts = "; ".join(_describe(c, a, b) for c in self.components)
         return (
             f"{a} and {b} fall into {len(self.components)} components that share no level: {parts}. "

@@ -32,7 +32,9 @@ def epsilon_sq(f: float, d1: int, d2: int) -> float:
 
 
 def noncentrality_interval(f: float, d1: int, d2: int, level: float = LEVEL) -> tuple[float, float]:
-    """Ends of the two-sided interval of λ: P(F' ≥ f | low) = P(F' ≤ f | high) = (1 − level)/2, 0 where there is no root.
+    """Ends of the two-sided interval of λ; an end without a root is 0.
+
+    P(F' ≥ f | low) = P(F' ≤ f | high) = (1 − level)/2.
 
     Raises
     ------

@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from scipy.stats import norm
 
 from analysis.anova_table import AnovaTable, p_text
@@ -89,27 +89,27 @@ def heat_map(
     if bar is not None:
         bar.ax.tick_params(length=0, labelsize=7.5, colors=MUTED)
         bar.ax.yaxis.label.set(size=8.5, color=MUTED)
-        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.outline.set_visible(False)
     return figure
 
 
 def effects(table: AnovaTable) -> Figure:
     """Partial η² of every tested term that is not a block, with its interval; p and degrees of freedom beside it."""
-    rows = [r for r in table.terms if r.role != "block" and r.partial_eta_sq is not None]
+    rows = [(r, r.partial_eta_sq) for r in table.terms if r.role != "block" and r.partial_eta_sq is not None]
     figure = _figure(7.2, 0.75 + 0.34 * max(1, len(rows)))
     ax = figure.subplots()
     if not rows:
         ax.text(0.5, 0.5, "nothing could be tested", ha="center", va="center", color=MUTED, size=9)
         ax.set_axis_off()
         return figure
-    for y, row in enumerate(rows):
+    for y, (row, size) in enumerate(rows):
         colour = ACCENT if row.p is not None and row.p < 0.05 else MUTED
         if row.partial_eta_sq_ci is not None:
             ax.plot(row.partial_eta_sq_ci, [y, y], color=colour, linewidth=2.2, solid_capstyle="round", alpha=0.55)
-        ax.plot([row.partial_eta_sq], [y], "o", color=colour, markersize=6)
+        ax.plot([size], [y], "o", color=colour, markersize=6)
         ax.text(1.02, y, f"df {row.df}   p {p_text(row.p)}", va="center", size=8, color=INK,
                 transform=ax.get_yaxis_transform())  # fmt: skip
-    ax.set_yticks(range(len(rows)), [r.term for r in rows])
+    ax.set_yticks(range(len(rows)), [r.term for r, _ in rows])
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.set_xlim(-0.01, 1)
     ax.set_xlabel(f"partial η², {table.ci['level']:.0%} interval")
@@ -203,7 +203,9 @@ def picture_grid(rows: Sequence[PictureRow], real: Sequence[np.ndarray], columns
     columns = min(columns, max((len(r.pictures) for r in rows), default=1))
     gap, label_width, title = side // 16, int(side * 2.3), side // 2
     height = max(len(rows), len(real), 1)
-    canvas = np.full((title + height * (side + gap), side + 2 * gap + label_width + columns * (side + gap), 3), 255, np.uint8)
+    canvas = np.full(
+        (title + height * (side + gap), side + 2 * gap + label_width + columns * (side + gap), 3), 255, np.uint8
+    )
     for k, picture in enumerate(real):
         _place(canvas, picture, title + k * (side + gap), 0, side)
     start = side + 2 * gap + label_width
@@ -242,6 +244,7 @@ def cost(
     measures: Mapping[str, str],
     group: str | None = None,
     higher_is_better: bool = True,
+    axis: str = "",
 ) -> Figure:
     """Score of each design against what it costs.
 
@@ -253,6 +256,8 @@ def cost(
         Column → what to write under the axis; a column that spans more than a factor of 20 gets a log axis.
     higher_is_better : bool
         Which end the three named designs are taken from.
+    axis : str
+        What the score is.
     """
     figure = _figure(3.7 * len(measures), 3.1)
     groups = list(dict.fromkeys(designs[group])) if group else [""]
@@ -263,13 +268,18 @@ def cost(
             ax.plot(part[column], part[response], "o", color=COLOURS[number % len(COLOURS)], markersize=5, alpha=0.8,
                     label=str(name))  # fmt: skip
         for _, row in designs[best <= 3].iterrows():
-            ax.annotate(str(row[label]), (row[column], row[response]), xytext=(5, 4), textcoords="offset points", size=7,
-                        color=INK)  # fmt: skip
+            at = (row[column], row[response])
+            ax.annotate(str(row[label]), at, xytext=(5, 4), textcoords="offset points", size=7, color=INK)
         if designs[column].min() > 0 and designs[column].max() > 20 * designs[column].min():
             ax.set_xscale("log")
+        else:
+            ax.xaxis.set_major_locator(MaxNLocator(5))
+            ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
         ax.margins(x=0.15)
-        ax.set(xlabel=words, ylabel=response)
+        ax.set(xlabel=words, ylabel=axis)
         _plain(ax, "both")
     if group and len(groups) > 1:
-        np.atleast_1d(np.array(figure.axes))[0].legend(frameon=False, fontsize=7, loc="best", labelcolor=INK)
+        handles, names = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower left", ncols=len(groups), frameon=False, fontsize=7.5,
+                      labelcolor=INK)  # fmt: skip
     return figure

@@ -17,7 +17,7 @@ from scipy.stats import t as t_distribution
 from adapters.faults import InputFault
 from analysis.anova_fit import declare
 from analysis.model import Design, Term, cross_counts, maximal
-from analysis.sample import Sample, read_sample
+from analysis.sample import Sample
 
 LEVEL = 0.95
 
@@ -60,7 +60,7 @@ class _Fit:
         return np.where(estimable, value, np.nan), np.where(estimable, error, np.nan), estimable
 
     def weights(self, of: Sequence[str], key: Sequence[int], factors: Sequence[str], over: str) -> np.ndarray | None:
-        """Weights of the mean at one combination of ``of``; None when it would need the coefficient of an empty cell."""
+        """Weights of the mean at one combination of ``of``; None when it needs the coefficient of an empty cell."""
         row = np.zeros(self.width)
         fixed = dict(zip(of, key, strict=True))
         for term in self.terms:
@@ -138,7 +138,9 @@ def marginal_means(
             rows.append({**names, "n": int(n), "mean": np.nan, "se": np.nan, "estimable": False})
             continue
         value, error, estimable = fit.estimate(weights[None])
-        rows.append({**names, "n": int(n), "mean": value[0] + fit.centre, "se": error[0], "estimable": bool(estimable[0])})
+        rows.append(
+            {**names, "n": int(n), "mean": value[0] + fit.centre, "se": error[0], "estimable": bool(estimable[0])}
+        )
     return _with_interval(pd.DataFrame(rows), "mean", fit.df, level)
 
 
@@ -185,7 +187,9 @@ def differences(
     cells = sample.cells(tuple(factors))
     names = [tuple(sample.levels[c][k] for c, k in zip(factors, key, strict=True)) for key in cells.levels]
     if tuple(reference) not in names:
-        raise InputFault(f"The reference {':'.join(reference)} does not occur; there are {', '.join(map(':'.join, names))}.")
+        raise InputFault(
+            f"The reference {':'.join(reference)} does not occur; there are {', '.join(map(':'.join, names))}."
+        )
     weights = np.stack([fit.weights(factors, key, factors, "cells") for key in cells.levels])  # type: ignore[misc]
     base = names.index(tuple(reference))
     value, error, estimable = fit.estimate(np.delete(weights - weights[base], base, axis=0))

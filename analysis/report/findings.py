@@ -44,7 +44,9 @@ def find(content: ReportContent) -> Findings:
     """Analyse a report's content; a fault of the analysis becomes a sentence, the rest of the page stays."""
     table, fault = None, ""
     try:
-        table = anova(content.frame, content.response, content.factors, content.blocks, error="residual", pair=content.pair)
+        table = anova(
+            content.frame, content.response, content.factors, content.blocks, error="residual", pair=content.pair
+        )
     except InputFault as reason:
         fault = str(reason)
     rows = content.frame[content.frame[content.response].notna()]
@@ -52,7 +54,9 @@ def find(content: ReportContent) -> Findings:
         return Findings(table, fault, None, pd.DataFrame(), [], pd.DataFrame())
     connection = connect(read_sample(rows, content.response, content.pair), *content.pair) if content.pair else None
     designs = _designs(content, rows, connection)
-    return Findings(table, fault, connection, designs, _effects(content, rows, connection), _references(content, designs))
+    return Findings(
+        table, fault, connection, designs, _effects(content, rows, connection), _references(content, designs)
+    )
 
 
 def keys(content: ReportContent) -> list[str]:

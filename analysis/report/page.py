@@ -71,13 +71,16 @@ def _pictures(content: ReportContent, findings: Findings) -> dict[str, Any]:
     drawn["ranking"] = _image(
         figures.dot_plot(designs, "label", group=group, axis=f"{content.response}, 95% interval", lines=lines)
     )
-    for caption, means in findings.effects:
-        plot = figures.dot_plot(means, "label", axis=f"{content.response}, 95% interval", width=4.0)
+    for caption, levels in findings.effects:
+        plot = figures.dot_plot(levels, "label", axis=f"{content.response}, 95% interval", width=4.0)
         drawn["effects"].append({"caption": caption, **_image(plot)})
     measures = {c: words for c, words in (("parameters", "trained parameters"), ("train_seconds", "training time, s"))
                 if c in designs and designs[c].notna().any()}  # fmt: skip
     if measures:
-        drawn["cost"] = _image(figures.cost(designs, "mean", "label", measures, group, content.higher_is_better))
+        plot = figures.cost(
+            designs, "mean", "label", measures, group, content.higher_is_better, f"mean {content.response}"
+        )
+        drawn["cost"] = _image(plot)
     for gallery in content.galleries:
         drawn["galleries"].append({"task": gallery.task, **_image(figures.picture_grid(gallery.rows, gallery.real))})
     return drawn

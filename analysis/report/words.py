@@ -75,7 +75,9 @@ def _leaders(content: ReportContent, designs: pd.DataFrame, thing: str) -> str:
             close = int((designs["lower"].iloc[1:] <= best["upper"]).sum())
         if close:
             one = "other has an interval" if close == 1 else "others have intervals"
-            text += f" {close} {one} that overlap{'s' if close == 1 else ''} the leader's: the order among them is open."
+            text += (
+                f" {close} {one} that overlap{'s' if close == 1 else ''} the leader's: the order among them is open."
+            )
     return text
 
 
@@ -86,7 +88,8 @@ def _against_references(content: ReportContent, references: pd.DataFrame) -> lis
     for _, row in references[references["score"] == content.response].iterrows():
         gap = abs(row["difference"])
         better = (row["difference"] > 0) == content.higher_is_better
-        text = f"The leader is {gap:.3f} {'better' if better else 'worse'} than the {row['reference']} ({row['reference mean']:.3f})"
+        text = f"The leader is {gap:.3f} {'better' if better else 'worse'} than the {row['reference']}"
+        text += f" ({row['reference mean']:.3f})"
         if pd.notna(row["difference / seed SD"]):
             text += f", {abs(row['difference / seed SD']):.1f} seed-to-seed standard deviations"
         told.append(text + ".")
@@ -103,7 +106,9 @@ def _within(table: AnovaTable, content: ReportContent, findings: Findings) -> li
     where = "Within the components that can be compared, where" if split else "Where"
 
     def verdict(row: TermRow) -> str:
-        return f"{'makes a difference' if (row.p or 0) < 0.05 else 'shows none'} ({_tested(row)}, ω² {row.omega_sq:.2f})"
+        return (
+            f"{'makes a difference' if (row.p or 0) < 0.05 else 'shows none'} ({_tested(row)}, ω² {row.omega_sq:.2f})"
+        )
 
     return [f"{where} an adapter reads ({a.term}) {verdict(a)}; where it writes ({b.term}) {verdict(b)}."]
 
