@@ -110,7 +110,7 @@ class Check:
             path = (*above, *(part for part in item["loc"] if part != "[key]"))
             message = item["msg"].removeprefix("Value error, ")
             if item["type"] == "extra_forbidden":
-                known = Protocol.model_fields if above[0].startswith("protocol") else ("when", "factors")
+                known = Protocol.model_fields if str(above[0]).startswith("protocol") else ("when", "factors")
                 message = "unknown key" + _near(str(path[-1]), known)
             elif not item["msg"].startswith("Value error"):
                 message = f"got {item['input']!r}: {message[0].lower()}{message[1:]}"

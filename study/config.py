@@ -65,17 +65,17 @@ class Protocol(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    steps: int = Field(200, ge=1)
-    learning_rate: float = Field(1e-3, gt=0, allow_inf_nan=False)
-    batch: int = Field(2, ge=1)
-    prior_weight: float = Field(1.0, ge=0, allow_inf_nan=False)
-    prior_batch: int = Field(2, ge=1)
-    prior_pictures: int = Field(32, ge=1)
+    steps: int = Field(default=200, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
+    batch: int = Field(default=2, ge=1)
+    prior_weight: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    prior_batch: int = Field(default=2, ge=1)
+    prior_pictures: int = Field(default=32, ge=1)
     precision: Literal["float32", "float64", "bf16"] = "float32"
     sampler: Literal["dpmsolver++", "ddim"] = "dpmsolver++"
-    sampling_steps: int = Field(25, ge=1)
-    guidance: float = Field(7.0, ge=0, allow_inf_nan=False)
-    pictures: int = Field(16, ge=1)
+    sampling_steps: int = Field(default=25, ge=1)
+    guidance: float = Field(default=7.0, ge=0, allow_inf_nan=False)
+    pictures: int = Field(default=16, ge=1)
     checkpoints: Annotated[tuple[int, ...], BeforeValidator(_none_yet)] = ()
 
     @model_validator(mode="before")

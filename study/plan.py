@@ -58,7 +58,9 @@ def trials(study: StudyConfig) -> list[Trial]:
     ]
 
 
-def packs(study: StudyConfig, wanted: Sequence[Trial], attempts: Mapping[str, int], store: str, size: int) -> list[Pack]:
+def packs(
+    study: StudyConfig, wanted: Sequence[Trial], attempts: Mapping[str, int], store: str, size: int
+) -> list[Pack]:
     """Return packs of up to `size` consecutive trials of one backbone, task, seed and protocol.
 
     Parameters

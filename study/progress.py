@@ -59,7 +59,9 @@ class Bar:
         self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._bar.stop()
 
     def hear(self, event: dict[str, Any]) -> None:
@@ -77,7 +79,9 @@ class Bar:
             self._bar.update(self._task, completed=self._done, now=label, last=f"last: {told}", left=self._left())
             if self._plain:
                 reason = f" ({event['error']})" if event["error"] else ""
-                print(f"{self._done}/{self._total} {label} · {told}{reason} · {self._left()}", file=sys.stderr, flush=True)
+                print(
+                    f"{self._done}/{self._total} {label} · {told}{reason} · {self._left()}", file=sys.stderr, flush=True
+                )
 
     def _left(self) -> str:
         share = (self._done + sum(self._part.values())) / self._total

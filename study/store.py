@@ -86,7 +86,8 @@ class Store:
         if result.pictures:
             _write_folder(self.pictures(row["id"]), lambda folder: _save_pictures(folder, files, result.pictures))
         if result.images:
-            shown = [f"pictures/{row['id']}/{file}" for file in files] or [None] * len(result.images)
+            shown: list[str | None] = [f"pictures/{row['id']}/{file}" for file in files]
+            shown = shown or [None] * len(result.images)
             images = [
                 {**image, "id": row["id"], "attempt": attempt, "index": index, "file": file}
                 for index, (image, file) in enumerate(zip(result.images, shown, strict=True))
@@ -297,7 +298,7 @@ def _table(rows: list[dict[str, Any]], columns: Mapping[str, str]) -> pa.Table:
     import pyarrow as pa
 
     def array(name: str) -> pa.Array:
-        return pa.array([row.get(name) for row in rows], type=columns[name] if name in columns else None)
+        return pa.array([row.get(name) for row in rows], type=columns.get(name))
 
     others = dict.fromkeys(name for row in rows for name in row if name not in columns)
     table = pa.table({name: array(name) for name in [*columns, *others]})
@@ -312,7 +313,6 @@ def _files(folder: Path) -> list[Path]:
 def _read(files: Iterable[Path]) -> pa.Table:
     """Return the rows of tables, each attempt of each trial from the first file that has it."""
     import pyarrow as pa
-    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     tables = []
@@ -325,7 +325,8 @@ def _read(files: Iterable[Path]) -> pa.Table:
             raise
         except (pa.ArrowException, OSError) as error:
             reason = str(error).splitlines()[0]
-            raise InputFault(f"{file}: cannot be read as parquet ({reason}); delete it, or give another file") from error
+            told = f"{file}: cannot be read as parquet ({reason}); delete it, or give another file"
+            raise InputFault(told) from error
         version = (table.schema.metadata or {}).get(_VERSION_KEY, str(SCHEMA_VERSION).encode()).decode()
         if version != str(SCHEMA_VERSION):
             raise InputFault(

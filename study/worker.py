@@ -43,7 +43,7 @@ def main(runtime: Callable[[str | None], Runtime], arguments: list[str] | None =
     """
     parser = argparse.ArgumentParser(prog="python -m study.worker", description="Run packs of trials.")
     parser.add_argument("store", type=Path, help="folder of the store")
-    parser.add_argument("packs", type=Path, nargs="*", metavar="PACK.json", help="packs to run; none: read standard input")
+    parser.add_argument("packs", type=Path, nargs="*", metavar="PACK.json", help="packs to run; none: standard input")
     parser.add_argument("--device", help="where to train, such as cpu or cuda:1; by default a GPU if there is one")
     given = parser.parse_args(arguments)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(message)s")

@@ -22,7 +22,9 @@ def command(
         Literal["missing", "failed"], typer.Option(help="failed: run the trials that failed once more, and no others.")
     ] = "missing",
     limit: Annotated[int | None, typer.Option(min=1, help="Run at most so many trials.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes on the CPU; they share its cores.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Worker processes on the CPU; they share its cores.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and run nothing.")] = False,
 ) -> None:
     """Train and score every trial of a study that has no result yet, then print the ANOVA.
@@ -54,11 +56,11 @@ def command(
 
 
 def _print_anova(study: Study) -> None:
-    from study.cli.tables import anova_text
-    from study.evidence import analyse
+    from study.cli.anova import print_table
+    from study.report import analyse
 
     try:
-        print(anova_text(analyse(study)))
+        print_table(analyse(study))
     except InputFault as fault:
         print(f"no analysis of variance yet: {fault}", file=sys.stderr)
 

@@ -23,9 +23,16 @@ COMMAND = (sys.executable, str(Path(__file__).resolve()))
 SECTIONS = {
     "name": "fake",
     "backbone": "pipe",
-    "factors": {"input": ["SA_in", "CA_out", "FFN_in"], "output": ["FFN_in", "Trans_out"], "activation": ["relu", "silu"]},
+    "factors": {
+        "input": ["SA_in", "CA_out", "FFN_in"],
+        "output": ["FFN_in", "Trans_out"],
+        "activation": ["relu", "silu"],
+    },
     "fixed": {"method": "adapter", "width": 2},
-    "tasks": [{"name": "rex", "pictures": "photos", "class": "dog"}, {"name": "tom", "pictures": "photos", "class": "cat"}],
+    "tasks": [
+        {"name": "rex", "pictures": "photos", "class": "dog"},
+        {"name": "tom", "pictures": "photos", "class": "cat"},
+    ],
     "seeds": 2,
     "protocol": {"steps": 3, "pictures": 2},
     "scores": {"clip_i": "scorer", "dino_i": "scorer"},
@@ -39,8 +46,13 @@ REFERENCES = 2 * 2
 def folders(root: Path) -> None:
     """Write what a study names: a pipeline and a scorer by their files only, and two photographs."""
     index = {"_class_name": "StableDiffusionPipeline"}
-    for component, weights in {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model",
-                               "tokenizer": None, "scheduler": None}.items():  # fmt: skip
+    for component, weights in {
+        "unet": "diffusion_pytorch_model",
+        "vae": "diffusion_pytorch_model",
+        "text_encoder": "model",
+        "tokenizer": None,
+        "scheduler": None,
+    }.items():
         index[component] = ["diffusers", "Any"]
         (root / "pipe" / component).mkdir(parents=True)
         if weights:
@@ -88,7 +100,9 @@ def runtime(device: str | None) -> Runtime:
                     "done",
                     scores={"clip_i": value},
                     columns={"pack_seconds": pause, "device": "cpu"},
-                    images=[{"prompt": "a dog", "prompt_index": 0, "picture_seed": seed, "clip_i": value} for seed in (7, 8)],
+                    images=[
+                        {"prompt": "a dog", "prompt_index": 0, "picture_seed": seed, "clip_i": value} for seed in (7, 8)
+                    ],
                     pictures=[np.full((8, 8, 3), int(value * 255), np.uint8)] * 2,
                     curves=[{"step": 0, "loss": value}],
                 )

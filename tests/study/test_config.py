@@ -114,9 +114,10 @@ def test_several_wrong_fixed_levels_are_all_named(root):
         assert word in told
 
 
-@pytest.mark.parametrize("name", [name for name in ROW])
+@pytest.mark.parametrize("name", [name for name in ROW if name != "backbone"])
 def test_column_of_the_store_is_no_factor_name(root, name):
-    assert f"{name!r} is a column" in message(root, HEAD + FACTORS + f"nested: [{{when: {{method: adapter}}, factors: {{{name}: [1]}}}}]\n") or name == "backbone"  # fmt: skip # noqa: E501
+    nested = f"nested: [{{when: {{method: adapter}}, factors: {{{name}: [1]}}}}]\n"
+    assert f"{name!r} is a column" in message(root, HEAD + FACTORS + nested)
 
 
 def test_document_that_refers_to_itself_is_refused(root):

@@ -40,8 +40,11 @@ def test_designs_are_canonical_and_equal_levels_one_design():
 
 
 def test_nested_factor_exists_only_under_its_level():
-    factors = (Factor("method", ("adapter", "full")), *(Factor(f.name, f.levels, ("method", "adapter")) for f in POSITIONS),
-               Factor("width", (4,), ("method", "adapter")))  # fmt: skip
+    factors = (
+        Factor("method", ("adapter", "full")),
+        *(Factor(f.name, f.levels, ("method", "adapter")) for f in POSITIONS),
+        Factor("width", (4,), ("method", "adapter")),
+    )
     designs = Space(factors, {}).designs
     assert {"method": "full"} in designs and len(designs) == 21
 
@@ -49,10 +52,17 @@ def test_nested_factor_exists_only_under_its_level():
 def test_forbidden_cells_are_left_out_by_any_of_their_levels():
     factors = (Factor("input", ("CA_out", "FFN_in")), Factor("output", ("FFN_in",)), Factor("scale", (0.5, 1, 2)))
     space = Space(factors, {"method": "adapter", "width": 2}, ({"input": ("FFN_in",), "scale": (0.5, 2)},))
-    assert [(d["input"], d["scale"]) for d in space.designs] == [("CA_out", 0.5), ("CA_out", 1), ("CA_out", 2), ("FFN_in", 1)]
+    assert [(d["input"], d["scale"]) for d in space.designs] == [
+        ("CA_out", 0.5),
+        ("CA_out", 1),
+        ("CA_out", 2),
+        ("FFN_in", 1),
+    ]
     assert space.left_out == {"forbid: input=FFN_in, scale=0.5|2": 2}
 
 
-@pytest.mark.parametrize("value, expected", [(1.0, "1"), (1, "1"), (0.5, "0.5"), ("NA", "NA"), (True, "true"), (1e-4, "0.0001")])
+@pytest.mark.parametrize(
+    "value, expected", [(1.0, "1"), (1, "1"), (0.5, "0.5"), ("NA", "NA"), (True, "true"), (1e-4, "0.0001")]
+)
 def test_level_has_one_text(value, expected):
     assert text(value) == expected

@@ -11,8 +11,15 @@ from study.config import Protocol
 from study.trial import Pack, Trial
 from tests.study import fakes
 
-DESIGN = {"method": "adapter", "input": "CA_out", "output": "FFN_in", "activation": "relu", "scale": 1, "init": "default",
-          "budget": 0.0075}  # fmt: skip
+DESIGN = {
+    "method": "adapter",
+    "input": "CA_out",
+    "output": "FFN_in",
+    "activation": "relu",
+    "scale": 1,
+    "init": "default",
+    "budget": 0.0075,
+}
 TRIAL = Trial("micro-unet", DESIGN, "subject/robot", 0, Protocol(), backbone_hash="b" * 64, task_hash="t" * 64)
 
 GOLDEN = {
