@@ -306,7 +306,8 @@ def _notes(
 ) -> Iterable[str]:
     columns = test.design.sample.levels
     if error == "auto":
-        yield "Error 'auto' was taken as 'residual': the residual of the declared model, nothing added."
+        new = "; it answers on these tasks, not on new tasks" if len(columns.get("task", ())) >= 2 else ""
+        yield f"Error 'auto' was taken as 'residual': the residual of the declared model, nothing added{new}."
     if "task" in frame.columns and frame["task"].nunique() >= 2 and "task" not in columns:
         yield "The rows come from several tasks and task is not a block: differences between tasks are in the residual."
     if split is not None and split.split:

@@ -10,7 +10,7 @@ that a large η²p with many degrees of freedom could lie above its own interval
 from __future__ import annotations
 
 from scipy.optimize import brentq
-from scipy.stats import ncf
+from scipy.special import ncfdtr
 
 LEVEL = 0.90
 CONVENTION = "effectsize: lambda / (lambda + df2), lambda from the noncentral F, two-sided"
@@ -47,7 +47,7 @@ def noncentrality_interval(f: float, d1: int, d2: int, level: float = LEVEL) -> 
 
     def end(probability: float) -> float:
         def off(lam: float) -> float:
-            return float(ncf.cdf(f, d1, d2, lam)) - probability
+            return float(ncfdtr(d1, d2, lam, f)) - probability
 
         if off(0.0) <= 0:
             return 0.0

@@ -23,8 +23,8 @@ class Findings:
     Attributes
     ----------
     designs : DataFrame
-        One row a valid pair (or level of the first factor), best first: ``label``, ``component``, the columns of
-        ``analysis.cell_means``, mean scores, parameters and seconds where known.
+        One row a valid pair (or level of the first factor) whose mean is determined, best first: ``label``,
+        ``component``, the columns of ``analysis.cell_means``, mean scores, parameters and seconds where known.
     effects : list of (caption, DataFrame)
         Adjusted means of single factors, each with a column ``label``: the pair's within a component, the others over
         valid combinations.
@@ -54,6 +54,8 @@ def find(content: ReportContent) -> Findings:
         return Findings(table, fault, None, pd.DataFrame(), [], pd.DataFrame())
     connection = connect(read_sample(rows, content.response, content.pair), *content.pair) if content.pair else None
     designs = _designs(content, rows, connection)
+    if designs.empty:
+        return Findings(table, fault, connection, designs, [], pd.DataFrame())
     return Findings(
         table, fault, connection, designs, _effects(content, rows, connection), _references(content, designs)
     )
@@ -67,6 +69,7 @@ def keys(content: ReportContent) -> list[str]:
 def _designs(content: ReportContent, rows: pd.DataFrame, connection: Connection | None) -> pd.DataFrame:
     by = keys(content)
     designs = cell_means(rows, content.response, by, content.blocks)
+    designs = designs[designs["estimable"]].reset_index(drop=True)
     designs.insert(0, "label", [" → ".join(row) for row in designs[by].itertuples(index=False)])
     if connection is not None:
         first = by[0]

@@ -51,8 +51,9 @@ def _image(figure: Figure) -> dict[str, Any]:
 
 
 def _pictures(content: ReportContent, findings: Findings) -> dict[str, Any]:
-    """Every figure of the page that there is something to draw for."""
-    drawn: dict[str, Any] = {"effects": [], "galleries": []}
+    """Every figure of the page; None where there is nothing to draw."""
+    drawn: dict[str, Any] = dict.fromkeys(["sizes", "diagnostics", "heat_map", "ranking", "cost"])
+    drawn |= {"effects": [], "galleries": []}
     if findings.table is not None:
         drawn["sizes"] = _image(figures.effects(findings.table))
         if findings.table.residual["df"]:

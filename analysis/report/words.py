@@ -13,7 +13,11 @@ def answer(content: ReportContent, findings: Findings) -> str:
     """Return the answer of a study in one paragraph of plain text."""
     designs = findings.designs
     if designs.empty:
-        return f"No trial has a {content.response} yet, so there is nothing to say."
+        if content.frame[content.response].isna().all():
+            return f"No trial has a {content.response} yet, so there is nothing to say."
+        return "Designs and blocks cannot be told apart yet: no two designs share one. Run more trials." + (
+            f" {findings.fault}" if findings.fault else ""
+        )
     thing = "pair of positions" if content.pair else content.factors[0]
     told = [_extent(content, designs, thing)]
     if findings.table is None:

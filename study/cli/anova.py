@@ -97,7 +97,9 @@ def select(frame: pd.DataFrame, where: list[str]) -> pd.DataFrame:
         if not sign or not column or not values:
             raise InputFault(f"--where {condition!r}: expected COLUMN=VALUE, such as task=subject/robot")
         if column not in frame.columns:
-            raise InputFault(f"--where {condition!r}: there is no column {column!r}; there are {', '.join(frame.columns)}")
+            raise InputFault(
+                f"--where {condition!r}: there is no column {column!r}; there are {', '.join(frame.columns)}"
+            )
         texts = frame[column].map(text_of)
         kept = frame[texts.isin([value.strip() for value in values.split(",")])]
         if kept.empty:
@@ -155,9 +157,20 @@ def print_table(table: AnovaTable, console: Console | None = None) -> None:
 
     if console is None:
         console = Console(width=None if sys.stdout.isatty() else 120)
-    grid = Table(title=f"{table.response}: analysis of variance, Type {'I' * table.type}", title_justify="left", box=None)
+    grid = Table(
+        title=f"{table.response}: analysis of variance, Type {'I' * table.type}", title_justify="left", box=None
+    )
     grid.add_column("term")
-    for name in ("df", "sum of squares", "mean square", "F", "p", "partial η²", f"{table.ci['level']:.0%} interval", "ω²"):
+    for name in (
+        "df",
+        "sum of squares",
+        "mean square",
+        "F",
+        "p",
+        "partial η²",
+        f"{table.ci['level']:.0%} interval",
+        "ω²",
+    ):
         grid.add_column(name, justify="right")
     for row in table.terms:
         grid.add_row(*_cells(row), style="dim" if row.role == "block" else None)

@@ -84,7 +84,9 @@ def test_nist_certified_values_to_the_ceiling_of_float64(name):
 
 def test_statsmodels_agrees_where_it_is_right():
     rng = np.random.default_rng(3)
-    frame = pd.DataFrame([(a, b, c) for a in "xyz" for b in "uv" for c in "pqrs" for _ in range(3)], columns=list("abc"))
+    frame = pd.DataFrame(
+        [(a, b, c) for a in "xyz" for b in "uv" for c in "pqrs" for _ in range(3)], columns=list("abc")
+    )
     frame["y"] = rng.normal(size=len(frame)) + frame["a"].map({"x": 0, "y": 1, "z": 2})
     table = anova(frame, "y", ["a", "b", "c"], interactions="all")
     theirs = anova_lm(smf.ols("y ~ (a + b + c)**2", frame).fit(), typ=2)
@@ -104,8 +106,9 @@ def test_the_published_heat_map():
     inside = frame[~frame["input"].isin(["CA_c", "Res_in", "Res_out"])]
     table = anova(inside, "score", ["input", "output"])
     assert (table["input"].df, table["output"].df, table.residual["df"]) == (6, 3, 6)
-    assert table["input"].F == pytest.approx(11.7, rel=0.02) and table["input"].p == pytest.approx(0.0043, rel=0.06)
-    assert table["output"].F == pytest.approx(0.79, abs=5e-3) and table["output"].p == pytest.approx(0.54, abs=5e-3)
+    read, written = table["input"], table["output"]
+    assert (read.F, read.p) == (pytest.approx(11.7, rel=0.02), pytest.approx(0.0043, rel=0.06))
+    assert (written.F, written.p) == (pytest.approx(0.79, abs=5e-3), pytest.approx(0.54, abs=5e-3))
 
 
 def _paper_design(rng: np.random.Generator, tasks: int = 3, seeds: int = 2) -> pd.DataFrame:
@@ -252,6 +255,7 @@ def test_rows_without_a_response_are_counted():
 def test_several_tasks_are_named_as_the_limit_of_the_claim(error):
     table = anova(oracles.data("adapter_failed"), "score", ["form"], ["task"], error=error)
     assert table.error == "residual"
+    assert any("not on new tasks" in note for note in table.notes) == (error == "auto")
     assert "these 4 tasks" in table.question and "not on new tasks" in table.question
     one = anova(oracles.data("moore_unbalanced"), "conformity", ["fcategory"], error=error)
     assert "new tasks" not in one.question
@@ -272,22 +276,22 @@ def test_a_factor_of_one_level_is_said_and_not_tested():
 
 
 FAULTS = [
-    (dict(response="nope", factors=["form"]), "no column 'nope'"),
-    (dict(response="status", factors=["form"]), "holds text"),
-    (dict(response="score", factors=["form", "nope"]), "no column 'nope'"),
-    (dict(response="score", factors=[]), "No factor"),
-    (dict(response="score", factors=["score"]), "cannot be a factor"),
-    (dict(response="score", factors=["form", "form"]), "named twice"),
-    (dict(response="score", factors=["form"], blocks=["form:task"]), "is a factor already"),
-    (dict(response="score", factors=["form"], blocks=["task", "task"]), "named twice"),
-    (dict(response="score", factors=["form", "in_pos"], interactions=["form:task"]), "different factors"),
-    (dict(response="score", factors=["form"], type=4), "1, 2 or 3"),
-    (dict(response="score", factors=["form"], blocks=["task"], error="task"), "not offered yet"),
-    (dict(response="score", factors=["form"], error="nope"), "neither 'auto' nor 'residual'"),
-    (dict(response="score", factors=POSITIONS, interactions="all", type=3), "Type III"),
-    (dict(response="score", factors=["hole"]), "no value"),
-    (dict(response="infinite", factors=["form"]), "infinite"),
-    (dict(response="empty", factors=["form"]), "no value in any"),
+    ({"response": "nope", "factors": ["form"]}, "no column 'nope'"),
+    ({"response": "status", "factors": ["form"]}, "holds text"),
+    ({"response": "score", "factors": ["form", "nope"]}, "no column 'nope'"),
+    ({"response": "score", "factors": []}, "No factor"),
+    ({"response": "score", "factors": ["score"]}, "cannot be a factor"),
+    ({"response": "score", "factors": ["form", "form"]}, "named twice"),
+    ({"response": "score", "factors": ["form"], "blocks": ["form:task"]}, "is a factor already"),
+    ({"response": "score", "factors": ["form"], "blocks": ["task", "task"]}, "named twice"),
+    ({"response": "score", "factors": ["form", "in_pos"], "interactions": ["form:task"]}, "different factors"),
+    ({"response": "score", "factors": ["form"], "type": 4}, "1, 2 or 3"),
+    ({"response": "score", "factors": ["form"], "blocks": ["task"], "error": "task"}, "not offered yet"),
+    ({"response": "score", "factors": ["form"], "error": "nope"}, "neither 'auto' nor 'residual'"),
+    ({"response": "score", "factors": POSITIONS, "interactions": "all", "type": 3}, "Type III"),
+    ({"response": "score", "factors": ["hole"]}, "no value"),
+    ({"response": "infinite", "factors": ["form"]}, "infinite"),
+    ({"response": "empty", "factors": ["form"]}, "no value in any"),
 ]
 
 
