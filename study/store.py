@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapters.faults import InputFault
+from study.atomic import TEMPORARY, write_file, write_folder
 from study.canonical import canonical_json
 from study.columns import IMAGE, MEASURED, ROW, SCORES
 from study.space import factor_texts
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 _VERSION_KEY = b"adapter-study-schema"
 _TABLES = ("trials", "images", "curves")
-_TEMPORARY = ".part"
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ class Store:
         name = f"{row['id']}.{attempt}.parquet"
         files = [f"{index:03d}.webp" for index in range(len(result.pictures))]
         if result.pictures:
-            _write_folder(self.pictures(row["id"]), lambda folder: _save_pictures(folder, files, result.pictures))
+            write_folder(self.pictures(row["id"]), lambda folder: _save_pictures(folder, files, result.pictures))
         if result.images:
             shown: list[str | None] = [f"pictures/{row['id']}/{file}" for file in files]
             shown = shown or [None] * len(result.images)
@@ -97,7 +96,7 @@ class Store:
             curves = [{"id": row["id"], "attempt": attempt, **point} for point in result.curves]
             _write_table(self.folder / "curves" / name, _table(curves, {"id": "string", "attempt": "int64"}))
         if result.adapter is not None and keep != "none":
-            _write_folder(self.adapter(row["id"]), lambda folder: _save_adapter(folder, result, row))
+            write_folder(self.adapter(row["id"]), lambda folder: _save_adapter(folder, result, row))
         _write_table(self.folder / "trials" / name, _table([row], ROW))
 
     def has(self, id: str, attempt: int) -> bool:
@@ -157,7 +156,7 @@ class Store:
         rows = self.attempts()
         owned = set(zip(rows["id"], rows["attempt"], strict=True))
         ids = set(rows["id"])
-        doomed = [path for path in self.folder.rglob(f"*{_TEMPORARY}") if path.exists()]
+        doomed = [path for path in self.folder.rglob(f"*{TEMPORARY}") if path.exists()]
         for kind in ("images", "curves"):
             for file in _files(self.folder / kind):
                 id, _, attempt = file.stem.partition(".")
@@ -347,40 +346,7 @@ def _read(files: Iterable[Path]) -> pa.Table:
 def _write_table(path: Path, table: pa.Table) -> None:
     import pyarrow.parquet as pq
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = _temporary(path)
-    pq.write_table(table, part)
-    _sync(part)
-    os.replace(part, path)
-    _sync(path.parent)
-
-
-def _write_folder(path: Path, fill: Callable[[Path], None]) -> None:
-    """Let `fill` write a folder that appears whole; one that a killed run left is replaced."""
-    part = _temporary(path)
-    part.mkdir(parents=True)
-    fill(part)
-    for file in part.iterdir():
-        _sync(file)
-    _sync(part)
-    if path.exists():
-        old = _temporary(path)
-        os.rename(path, old)
-        shutil.rmtree(old)
-    os.rename(part, path)
-    _sync(path.parent)
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f"{path.name}.{uuid.uuid4().hex}{_TEMPORARY}")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    write_file(path, lambda part: pq.write_table(table, part))
 
 
 def _save_pictures(folder: Path, files: list[str], pictures: Iterable[Any]) -> None:

@@ -16,8 +16,6 @@ from typing import Any
 
 import typer
 
-from adapters.faults import InputFault
-
 COMMANDS = {
     "run": "Train and score every trial of a study that has no result yet, then print the ANOVA.",
     "status": "Say how far a study is.",
@@ -52,6 +50,8 @@ def shadowed() -> str | None:
 
 def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
     """Return `command` with faults of the input as one message and exit code 2, and Ctrl-C as exit code 130."""
+
+    from adapters.faults import InputFault  # not before `shadowed` has looked whose `adapters` this is
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:
