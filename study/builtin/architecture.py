@@ -48,10 +48,10 @@ def tokenizer(folder: Path) -> CLIPTokenizer:
 
 
 def vae() -> AutoencoderKL:
-    """Autoencoder, 64×64×3 to 16×16×4."""
+    """Autoencoder, 64×64×3 to 16×16×8."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(16, 32, 64), layers_per_block=1, latent_channels=4, norm_num_groups=8,
+        block_out_channels=(16, 32, 64), layers_per_block=1, latent_channels=8, norm_num_groups=8,
         mid_block_add_attention=False, sample_size=PIXELS)
 
 
@@ -61,7 +61,7 @@ def unet() -> UNet2DConditionModel:
     diffusers reads `attention_head_dim` of this model as the number of heads.
     """
     return UNet2DConditionModel(
-        sample_size=16, in_channels=4, out_channels=4, block_out_channels=(48, 96), layers_per_block=1,
+        sample_size=16, in_channels=8, out_channels=8, block_out_channels=(48, 96), layers_per_block=1,
         cross_attention_dim=WIDTH, attention_head_dim=2, norm_num_groups=16,
         down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2)
 
@@ -87,7 +87,7 @@ def scheduler() -> DPMSolverMultistepScheduler:
 
 def clip(words: CLIPTokenizer) -> CLIPModel:
     """Small CLIP that scores pictures and prompts; shares no weight with the pipeline's text encoder."""
-    vision = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4,
+    vision = {"hidden_size": 96, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4,
               "image_size": PIXELS, "patch_size": 8, "projection_dim": WIDTH}
     return CLIPModel(CLIPConfig(text_config=_text_config(words).to_dict(), vision_config=vision, projection_dim=WIDTH,
                                 logit_scale_init_value=2.65))

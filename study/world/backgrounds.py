@@ -20,14 +20,14 @@ def _mix(first: Pixels, second: Pixels, weight: np.ndarray) -> Pixels:
 def _grass(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> Pixels:
     hue, phase = rng.uniform(85, 115), rng.uniform(0, 6.3, 2)
     light, dark = from_hsv(hue, 0.5, 0.8), from_hsv(hue + 8, 0.6, 0.62)
-    blades = 0.5 + 0.5 * np.sin(34 * x + 5 * np.sin(7 * y + phase[0]) + phase[1]) * np.sin(9 * y + phase[0])
-    return _mix(_plain(light, x), _plain(dark, x), 0.55 * blades + 0.35 * y)
+    blades = 0.5 + 0.5 * np.sin(22 * x + 3 * np.sin(5 * y + phase[0]) + phase[1]) * np.sin(7 * y + phase[0])
+    return _mix(_plain(light, x), _plain(dark, x), 0.4 * blades + 0.4 * y)
 
 
 def _sand(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> Pixels:
     hue, phase = rng.uniform(36, 46), rng.uniform(0, 6.3, 2)
-    ripples = 0.5 + 0.5 * np.sin(20 * y + 1.5 * np.sin(5 * x + phase[0]) + phase[1])
-    return _mix(_plain(from_hsv(hue, 0.28, 0.95), x), _plain(from_hsv(hue, 0.42, 0.82), x), 0.7 * ripples)
+    ripples = 0.5 + 0.5 * np.sin(17 * y + 1.5 * np.sin(4 * x + phase[0]) + phase[1])
+    return _mix(_plain(from_hsv(hue, 0.28, 0.95), x), _plain(from_hsv(hue, 0.42, 0.84), x), 0.6 * ripples)
 
 
 def _snow(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> Pixels:
@@ -38,23 +38,23 @@ def _snow(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> Pixels:
 
 def _water(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> Pixels:
     hue, phase = rng.uniform(192, 210), rng.uniform(0, 6.3, 2)
-    waves = np.sin(26 * y + 2.0 * np.sin(8 * x + phase[0]) + phase[1])
-    return _mix(_plain(from_hsv(hue, 0.62, 0.72), x), _plain(from_hsv(hue - 8, 0.3, 0.95), x), 0.9 * waves - 0.15)
+    waves = np.sin(20 * y + 1.6 * np.sin(6 * x + phase[0]) + phase[1])
+    return _mix(_plain(from_hsv(hue, 0.62, 0.74), x), _plain(from_hsv(hue - 8, 0.36, 0.92), x), 0.35 + 0.4 * waves)
 
 
 def _bricks(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> Pixels:
     hue, shift = rng.uniform(6, 18), rng.uniform(0, 1, 2)
-    row = y * 5 + shift[0]
-    column = x * 3 + shift[1] + 0.5 * (np.floor(row) % 2)
-    edge = np.minimum(np.minimum(row % 1, 1 - row % 1) * 12.8, np.minimum(column % 1, 1 - column % 1) * 21.3)
-    return _mix(_plain((0.80, 0.76, 0.70), x), _plain(from_hsv(hue, 0.55, 0.62), x), edge - 0.5)
+    row = y * 4 + shift[0]
+    column = x * 2.4 + shift[1] + 0.5 * (np.floor(row) % 2)
+    edge = np.minimum(np.minimum(row % 1, 1 - row % 1) * 16, np.minimum(column % 1, 1 - column % 1) * 26.7)
+    return _mix(_plain((0.76, 0.66, 0.58), x), _plain(from_hsv(hue, 0.52, 0.62), x), 0.8 * edge - 0.6)
 
 
 def _night(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> Pixels:
     hue = rng.uniform(228, 250)
     sky = _mix(_plain(from_hsv(hue, 0.7, 0.16), x), _plain(from_hsv(hue, 0.6, 0.34), x), y)
-    for star_x, star_y in rng.uniform(0.03, 0.97, (9, 2)):
-        sky = _mix(sky, _plain((1.0, 1.0, 0.9), x), 1.5 - 64 * np.hypot(x - star_x, y - star_y))
+    for star_x, star_y in rng.uniform(0.03, 0.97, (7, 2)):
+        sky = _mix(sky, _plain((1.0, 1.0, 0.9), x), 1.4 - 45 * np.hypot(x - star_x, y - star_y))
     return sky
 
 
@@ -69,9 +69,9 @@ def _sunset(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> Pixels:
 def _wood(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> Pixels:
     hue, shift, phase = rng.uniform(24, 32), rng.uniform(0, 1), rng.uniform(0, 6.3, 2)
     plank = y * 4 + shift
-    grain = 0.5 + 0.5 * np.sin(44 * y + 2.5 * np.sin(4 * x + phase[0] + np.floor(plank)) + phase[1])
-    boards = _mix(_plain(from_hsv(hue, 0.48, 0.74), x), _plain(from_hsv(hue, 0.56, 0.60), x), 0.55 * grain)
-    return _mix(_plain(from_hsv(hue, 0.6, 0.34), x), boards, np.minimum(plank % 1, 1 - plank % 1) * 16 - 0.3)
+    grain = 0.5 + 0.5 * np.sin(30 * y + 2.0 * np.sin(4 * x + phase[0] + np.floor(plank)) + phase[1])
+    boards = _mix(_plain(from_hsv(hue, 0.48, 0.74), x), _plain(from_hsv(hue, 0.56, 0.60), x), 0.45 * grain)
+    return _mix(_plain(from_hsv(hue, 0.6, 0.42), x), boards, np.minimum(plank % 1, 1 - plank % 1) * 16 - 0.3)
 
 
 BACKGROUNDS: dict[str, Callable[[np.ndarray, np.ndarray, np.random.Generator], Pixels]] = {

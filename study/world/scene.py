@@ -75,7 +75,7 @@ def sample_pose(rng: np.random.Generator) -> dict:
     """Draw place, scale, tilt, light and background seed of a picture."""
     return {
         "place": (0.5 + rng.uniform(-0.06, 0.06), 0.52 + rng.uniform(-0.05, 0.05)),
-        "scale": rng.uniform(0.36, 0.43), "tilt": rng.uniform(-0.2, 0.2),
+        "scale": rng.uniform(0.36, 0.43), "tilt": rng.uniform(-0.15, 0.15),
         "light": (rng.uniform(-np.pi, 0), rng.uniform(0.04, 0.18)), "seed": int(rng.integers(2**31)),
     }
 
@@ -123,7 +123,7 @@ def draw(scene: Scene, size: int = SIZE) -> Picture:
         edge = np.asarray(shade(part.colour, 0.45))
         if scene.style == "sketch":
             colour, edge = 0.82 * np.array([0.97, 0.96, 0.92]) + 0.18 * colour, np.array([0.25, 0.25, 0.28])
-        ink = ink * (0.9 if scene.style == "sketch" else 0.55)
+        ink = ink * (0.9 if scene.style == "sketch" else 0.45)
         canvas = canvas + cover * (colour * (1 - ink) + edge * ink - canvas)
         inside = part.field < 0
         masks = {name: mask & ~inside for name, mask in masks.items()}

@@ -1,7 +1,8 @@
-"""Rebuild the built-in models: `python -m study.builtin.train [--out DIR] [--seed N] [--only STAGE …]`.
+"""Rebuild the built-in models: `python -m study.builtin.train [--out DIR] [--work DIR] [--seed N] [--only STAGE …]`.
 
-Takes about two hours on two CPU cores, minutes on a GPU-less many-core machine run stage by stage. Stages write their
-folder as they end, so a rebuild that was stopped goes on with `--only` and the stages that are left.
+Hours on two CPU cores. The drawings and each stage's checkpoints are kept in the work folder, so a rebuild that was
+stopped goes on where it was when the same command runs again. The first four stages need nothing of each other and may
+run side by side.
 """
 
 import argparse
@@ -18,15 +19,15 @@ from study.builtin.train.generator import train_generator
 from study.builtin.train.pool import Pool, draw_pool, test_pool
 
 PICTURES = 24_000
-STEPS = {"autoencoder": 1300, "generator": 5000, "clip": 2200, "dino": 900, "classifier": 900}
+STEPS = {"autoencoder": 2000, "generator": 9000, "clip": 2400, "dino": 900, "classifier": 1600}
 
 
 class Build:
     """One rebuild: where it writes, and the drawings it shares between stages."""
 
-    def __init__(self, out: Path, seed: int, workers: int) -> None:
-        self.out, self.seed = out, seed
-        self.pool: Pool = draw_pool(PICTURES, seed, workers)
+    def __init__(self, out: Path, work: Path, seed: int, workers: int, steps: dict[str, int]) -> None:
+        self.out, self.work, self.seed, self.steps = out, work, seed, steps
+        self.pool: Pool = draw_pool(PICTURES, seed, workers, work)
         self.test: Pool = test_pool(500, seed)
         self.words = architecture.tokenizer(out / "micro-unet" / "tokenizer")
         self.words.save_pretrained(out / "micro-unet" / "tokenizer")
@@ -35,7 +36,7 @@ class Build:
         """Train and write the pipeline's autoencoder."""
         torch.manual_seed(self.seed)
         vae = architecture.vae()
-        autoencoder.train_vae(vae, self.pool.pixels, STEPS["autoencoder"], self.seed)
+        autoencoder.train_vae(vae, self.pool.pixels, self.steps["autoencoder"], self.seed, self.work)
         vae.half().save_pretrained(self.out / "micro-unet" / "vae")
 
     def generator(self) -> None:
@@ -47,7 +48,7 @@ class Build:
         unet, text_encoder = architecture.unet(), architecture.text_encoder(self.words)
         scheduler = architecture.scheduler()
         train_generator(unet, text_encoder, self.words, scheduler, autoencoder.encode(vae, self.pool.pixels),
-                        self.pool.scenes, STEPS["generator"], self.seed)
+                        self.pool.scenes, self.steps["generator"], self.seed, self.work)
         StableDiffusionPipeline(vae.half(), text_encoder.half(), self.words, unet.half(), scheduler, None, None,
                                 requires_safety_checker=False).save_pretrained(self.out / "micro-unet")
 
@@ -55,21 +56,21 @@ class Build:
         """Train and write the small CLIP."""
         torch.manual_seed(self.seed + 1)
         clip = architecture.clip(self.words)
-        scorers.train_clip(clip, self.words, self.pool, STEPS["clip"], self.seed)
+        scorers.train_clip(clip, self.words, self.pool, self.steps["clip"], self.seed, self.work)
         architecture.write_scorer(clip, self.out / "micro-clip", self.words)
 
     def dino(self) -> None:
         """Train and write the wordless encoder."""
         torch.manual_seed(self.seed + 4)
         dino = architecture.dino()
-        scorers.train_dino(dino, scorers.instance_pairs(6000, self.seed), STEPS["dino"], self.seed)
+        scorers.train_dino(dino, scorers.instance_pairs(6000, self.seed), self.steps["dino"], self.seed, self.work)
         architecture.write_scorer(dino, self.out / "micro-dino")
 
     def classifier(self) -> None:
         """Train and write the attribute classifier that tests the generator."""
         torch.manual_seed(self.seed + 2)
         classifier = scorers.AttributeClassifier()
-        scorers.train_classifier(classifier, self.pool, STEPS["classifier"], self.seed)
+        scorers.train_classifier(classifier, self.pool, self.steps["classifier"], self.seed, self.work)
         save_file({name: value.half() for name, value in classifier.state_dict().items()},
                   self.out / "attributes.safetensors")
 
@@ -110,12 +111,13 @@ def main() -> None:
     """Run the stages asked for, in order."""
     parser = argparse.ArgumentParser(prog="python -m study.builtin.train", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent.parent, help="where to write")
+    parser.add_argument("--work", type=Path, default=Path("runs/builtin"), help="drawings and checkpoints")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2, help="processes that draw")
     parser.add_argument("--only", nargs="+", choices=STAGES, default=list(STAGES), metavar="STAGE",
                         help=", ".join(STAGES))
     chosen = parser.parse_args()
-    build = Build(chosen.out, chosen.seed, chosen.workers)
+    build = Build(chosen.out, chosen.work, chosen.seed, chosen.workers, STEPS)
     for name, stage in STAGES.items():
         if name in chosen.only:
             stage(build)

@@ -1,5 +1,7 @@
 """Trains the autoencoder between pictures and latents."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
@@ -10,13 +12,12 @@ CROP = 32
 KL_WEIGHT = 5e-5
 
 
-def train_vae(vae: AutoencoderKL, pixels: np.ndarray, steps: int, seed: int) -> None:
+def train_vae(vae: AutoencoderKL, pixels: np.ndarray, steps: int, seed: int, checkpoints: Path) -> None:
     """Fit reconstruction on random crops, the last quarter on whole pictures, then set the latents' scale."""
-    rng = np.random.default_rng([seed, 2])
-    torch.manual_seed(seed)
-    vae.to(memory_format=torch.channels_last)
 
     def loss(step: int) -> torch.Tensor:
+        rng = np.random.default_rng([seed, 2, step])
+        torch.manual_seed(int(rng.integers(2**31)))
         whole = step >= 0.75 * steps
         chosen = pixels[rng.integers(len(pixels), size=12 if whole else 32)]
         if not whole:
@@ -28,16 +29,15 @@ def train_vae(vae: AutoencoderKL, pixels: np.ndarray, steps: int, seed: int) -> 
         kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
         return error.square().mean() + 0.1 * error.abs().mean() + KL_WEIGHT * kl
 
-    optimise("autoencoder", [vae], loss, steps, 3e-3, averaged=True)
+    optimise("autoencoder", [vae], loss, steps, 2e-3, checkpoints)
     with torch.no_grad():
         latents = encode(vae, pixels[:1000], scaled=False)
-    vae.to(memory_format=torch.contiguous_format)
     vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
 
 
 @torch.no_grad()
 def encode(vae: AutoencoderKL, pixels: np.ndarray, scaled: bool = True) -> torch.Tensor:
-    """(n, 64, 64, 3) uint8 to latents (n, 4, 16, 16), the posterior's mean, scaled to unit deviation."""
+    """(n, 64, 64, 3) uint8 to latents (n, 8, 16, 16), the posterior's mean, scaled to unit deviation."""
     factor = vae.config.scaling_factor if scaled else 1.0
     return torch.cat([vae.encode(to_tensor(pixels[i:i + 64])).latent_dist.mean * factor
                       for i in range(0, len(pixels), 64)])

@@ -1,5 +1,7 @@
 """Trains the denoiser together with the text encoder that conditions it."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from diffusers import DPMSolverMultistepScheduler, UNet2DConditionModel
@@ -17,28 +19,27 @@ DROPPED = 0.1
 
 def train_generator(unet: UNet2DConditionModel, text_encoder: CLIPTextModel, words: CLIPTokenizer,
                     scheduler: DPMSolverMultistepScheduler, latents: Tensor, scenes: list[Scene], steps: int,
-                    seed: int, batch: int = 32, learning_rate: float = 1.5e-3) -> None:
+                    seed: int, checkpoints: Path, batch: int = 32, learning_rate: float = 1e-3) -> None:
     """Fit velocity prediction on the pool's latents, weighted by min(SNR, 5) / (SNR + 1) (Hang et al. 2023).
 
     Parameters
     ----------
     latents : torch.Tensor
-        (n, 4, 16, 16), scaled to unit deviation.
+        (n, 8, 16, 16), scaled to unit deviation.
     scenes : list of Scene
         What the latents show; captions are drawn anew each time.
     """
-    rng = np.random.default_rng([seed, 7])
-    torch.manual_seed(seed)
     alphas = scheduler.alphas_cumprod
     snr = alphas / (1 - alphas)
     weights = snr.clamp(max=5) / (snr + 1)
     weights = weights / weights.mean()
 
-    def loss(_: int) -> Tensor:
+    def loss(step: int) -> Tensor:
+        rng = np.random.default_rng([seed, 7, step])
         chosen = rng.integers(len(latents), size=batch)
         captions = ["" if rng.random() < DROPPED else sample_caption(scenes[i], rng) for i in chosen]
         clean = latents[chosen]
-        noise = torch.randn_like(clean)
+        noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32))
         steps_in = torch.from_numpy(((rng.permutation(batch) + rng.random(batch)) / batch * 1000).astype(np.int64))
         alpha = alphas[steps_in].view(-1, 1, 1, 1)
         noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
@@ -47,4 +48,4 @@ def train_generator(unet: UNet2DConditionModel, text_encoder: CLIPTextModel, wor
         error = (unet(noisy, steps_in, context).sample - velocity).square().mean((1, 2, 3))
         return (weights[steps_in] * error).mean()
 
-    optimise("generator", [unet, text_encoder], loss, steps, learning_rate, averaged=True)
+    optimise("generator", [unet, text_encoder], loss, steps, learning_rate, checkpoints)

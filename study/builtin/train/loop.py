@@ -1,55 +1,90 @@
-"""What every training here shares: pictures as tensors, a one-cycle schedule, averaged weights, progress lines."""
+"""What every training here shares: pictures as tensors, a resumable loop, averaged weights, progress lines."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+CHECKPOINT_EVERY = 200
+DECAY = 0.25
+"""Share of the steps, at the end, over which the learning rate falls to nothing."""
 
 
-def to_tensor(pixels: np.ndarray) -> torch.Tensor:
+def to_tensor(pixels: np.ndarray) -> Tensor:
     """(n, h, w, 3) uint8 to (n, 3, h, w) float32 in [-1, 1]."""
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(127.5).sub_(1).contiguous()
 
 
-def optimise(name: str, modules: Iterable[torch.nn.Module], loss_of_step: Callable[[int], torch.Tensor], steps: int,
-             learning_rate: float, averaged: bool = False) -> None:
-    """Minimise a loss by AdamW with warm-up and cosine decay.
+def optimise(name: str, modules: Sequence[torch.nn.Module], loss_of_step: Callable[[int], Tensor], steps: int,
+             learning_rate: float, folder: Path) -> None:
+    """Minimise a loss by AdamW; the modules end with the exponential mean of their weights.
+
+    The rate is constant after a short warm-up and decays linearly at the end. Every few hundred steps all that the
+    loop needs is written to `folder`, and a loop of the same name goes on from there: with the same number of steps as
+    if it had never stopped, provided that the loss draws from streams keyed by the step.
 
     Parameters
     ----------
     name : str
-        For the progress lines.
-    modules : iterable of torch.nn.Module
-        Trained in place; with `averaged` they end with the exponential mean of their weights.
+        For the checkpoint and the progress lines.
+    modules : sequence of torch.nn.Module
+        Trained in place.
     loss_of_step : callable
         Step number to a scalar loss.
     steps : int
         Number of steps.
     learning_rate : float
         Its peak.
+    folder : Path
+        Where checkpoints are kept.
     """
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
-    warm = max(20, steps // 50)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda s: min((s + 1) / warm, 0.02 + 0.49 * (1 + float(np.cos(np.pi * s / steps)))))
-    mean = [p.detach().clone() for p in parameters] if averaged else []
-    start, recent = time.monotonic(), 0.0
-    for step in range(steps):
+    mean = [p.detach().clone() for p in parameters]
+    file = folder / f"{name}.safetensors"
+    first = _resume(file, parameters, mean, optimiser) if file.exists() else 0
+    start, recent = time.monotonic(), []
+    for step in range(first, steps):
+        rate = learning_rate * min((step + 1) / 100, 1, max((steps - step) / (DECAY * steps), 0.01))
+        for group in optimiser.param_groups:
+            group["lr"] = rate
         loss = loss_of_step(step)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
-        schedule.step()
-        if averaged:
-            torch._foreach_lerp_(mean, [p.detach() for p in parameters], 1 - min(0.9985, (1 + step) / (10 + step)))
-        recent += loss.item()
-        if (step + 1) % 100 == 0 or step + 1 == steps:
-            done = (step % 100) + 1
-            print(f"{name}: step {step + 1}/{steps}, loss {recent / done:.4f}, {time.monotonic() - start:.0f} s",
+        torch._foreach_lerp_(mean, [p.detach() for p in parameters], 1 - min(0.9985, (1 + step) / (10 + step)))
+        recent.append(loss.item())
+        if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == steps:
+            _checkpoint(file, step + 1, parameters, mean, optimiser)
+            print(f"{name}: step {step + 1}/{steps}, loss {np.mean(recent):.4f}, {time.monotonic() - start:.0f} s",
                   flush=True)
-            recent = 0.0
-    for parameter, value in zip(parameters, mean, strict=False):
+            recent = []
+    for parameter, value in zip(parameters, mean, strict=True):
         parameter.data.copy_(value)
+
+
+def _checkpoint(file: Path, step: int, parameters: list, mean: list[Tensor], optimiser: torch.optim.Optimizer) -> None:
+    tensors = {"step": torch.tensor(step)}
+    for i, (parameter, value) in enumerate(zip(parameters, mean, strict=True)):
+        state = optimiser.state[parameter]
+        tensors |= {f"{i}.value": parameter.detach(), f"{i}.mean": value, f"{i}.first": state["exp_avg"],
+                    f"{i}.second": state["exp_avg_sq"]}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    making = file.with_suffix(".making")
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, making)
+    making.replace(file)
+
+
+def _resume(file: Path, parameters: list, mean: list[Tensor], optimiser: torch.optim.Optimizer) -> int:
+    tensors = load_file(file)
+    for i, (parameter, value) in enumerate(zip(parameters, mean, strict=True)):
+        parameter.data.copy_(tensors[f"{i}.value"])
+        value.copy_(tensors[f"{i}.mean"])
+        optimiser.state[parameter] = {"step": tensors["step"].float(), "exp_avg": tensors[f"{i}.first"],
+                                      "exp_avg_sq": tensors[f"{i}.second"]}
+    return int(tensors["step"])

@@ -2,6 +2,7 @@
 
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -33,12 +34,22 @@ def held_out(scene: Scene) -> bool:
     return (3 * place[0] + 5 * place[1] + place[2]) % 8 == 0
 
 
-def draw_pool(count: int, seed: int, workers: int) -> Pool:
-    """Draw the training pictures; none shows a held-out combination."""
+def draw_pool(count: int, seed: int, workers: int, work: Path) -> Pool:
+    """Draw the training pictures; none shows a held-out combination. Pixels are kept in the work folder.
+
+    Scenes are always made anew: they are cheap, and a file of them would have to be trusted.
+    """
     chunks = [(seed, index, min(CHUNK, count - index * CHUNK)) for index in range((count + CHUNK - 1) // CHUNK)]
-    with ProcessPoolExecutor(workers) as executor:
-        drawn = list(executor.map(_draw_chunk, chunks))
-    return Pool([scene for scenes, _ in drawn for scene in scenes], np.concatenate([pixels for _, pixels in drawn]))
+    scenes = [scene for chunk in chunks for scene in _scenes(chunk)]
+    file = work / f"pool-{count}-{seed}.npy"
+    if not file.exists():
+        with ProcessPoolExecutor(workers) as executor:
+            pixels = np.concatenate(list(executor.map(_draw_chunk, chunks)))
+        work.mkdir(parents=True, exist_ok=True)
+        making = file.with_suffix(".making.npy")
+        np.save(making, pixels, allow_pickle=False)
+        making.replace(file)
+    return Pool(scenes, np.load(file, allow_pickle=False))
 
 
 def test_pool(count: int, seed: int) -> Pool:
@@ -56,8 +67,8 @@ def test_pool(count: int, seed: int) -> Pool:
     return Pool(list(scenes.values()), np.stack([draw(scene).pixels for scene in scenes.values()]))
 
 
-def _draw_chunk(job: tuple[int, int, int]) -> tuple[list[Scene], np.ndarray]:
-    seed, index, count = job
+def _scenes(chunk: tuple[int, int, int]) -> list[Scene]:
+    seed, index, count = chunk
     rng = np.random.default_rng([seed, 0, index])
     scenes: list[Scene] = []
     while len(scenes) < count:
@@ -65,4 +76,8 @@ def _draw_chunk(job: tuple[int, int, int]) -> tuple[list[Scene], np.ndarray]:
         while held_out(scene):
             scene = replace(scene, background=tuple(BACKGROUNDS)[rng.integers(len(BACKGROUNDS))])
         scenes.append(scene)
-    return scenes, np.stack([draw(scene).pixels for scene in scenes])
+    return scenes
+
+
+def _draw_chunk(chunk: tuple[int, int, int]) -> np.ndarray:
+    return np.stack([draw(scene).pixels for scene in _scenes(chunk)])

@@ -4,6 +4,7 @@ None shares a weight with the generator. The classifier only tests the generator
 """
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -30,11 +31,12 @@ def tokens(words: CLIPTokenizer, captions: list[str]) -> Tensor:
     return words(captions, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt").input_ids
 
 
-def train_clip(clip: CLIPModel, words: CLIPTokenizer, pool: Pool, steps: int, seed: int, batch: int = 96) -> None:
+def train_clip(clip: CLIPModel, words: CLIPTokenizer, pool: Pool, steps: int, seed: int, checkpoints: Path,
+               batch: int = 64) -> None:
     """Fit pictures to their captions by the symmetric contrastive loss, equal captions counted as equal."""
-    rng = np.random.default_rng([seed, 3])
 
-    def loss(_: int) -> Tensor:
+    def loss(step: int) -> Tensor:
+        rng = np.random.default_rng([seed, 3, step])
         chosen = rng.integers(len(pool), size=batch)
         captions = [sample_caption(pool.scenes[i], rng) for i in chosen]
         ids = tokens(words, captions)
@@ -45,7 +47,7 @@ def train_clip(clip: CLIPModel, words: CLIPTokenizer, pool: Pool, steps: int, se
         wanted = same / same.sum(1, keepdim=True)
         return -(wanted * (similarity.log_softmax(1) + similarity.T.log_softmax(1))).sum(1).mean() / 2
 
-    optimise("clip", [clip], loss, steps, 1e-3)
+    optimise("clip", [clip], loss, steps, 1e-3, checkpoints)
 
 
 @torch.no_grad()
@@ -70,12 +72,13 @@ def instance_pairs(count: int, seed: int) -> np.ndarray:
     return np.stack(drawn)
 
 
-def train_dino(dino: ResNetModel, pairs: np.ndarray, steps: int, seed: int, batch: int = 64) -> None:
+def train_dino(dino: ResNetModel, pairs: np.ndarray, steps: int, seed: int, checkpoints: Path,
+               batch: int = 64) -> None:
     """Fit an encoder that finds the same instance in another place, without words (contrastive, temperature 0.1)."""
-    rng = np.random.default_rng([seed, 5])
     projection = nn.Sequential(nn.Linear(192, 192), nn.ReLU(), nn.Linear(192, 96))
 
-    def loss(_: int) -> Tensor:
+    def loss(step: int) -> Tensor:
+        rng = np.random.default_rng([seed, 5, step])
         chosen = pairs[rng.integers(len(pairs), size=batch)]
         pictures = to_tensor(np.concatenate([chosen[:, 0], chosen[:, 1]]))
         pooled = dino(pictures).pooler_output.flatten(1)
@@ -86,7 +89,7 @@ def train_dino(dino: ResNetModel, pairs: np.ndarray, steps: int, seed: int, batc
         return total
 
     dino.train()
-    optimise("dino", [dino, projection], loss, steps, 2e-3)
+    optimise("dino", [dino, projection], loss, steps, 2e-3, checkpoints)
     dino.eval()
 
 
@@ -114,20 +117,22 @@ def labels(scenes: list[Scene]) -> dict[str, Tensor]:
                                 for scene in scenes]) for name, levels in ATTRIBUTES.items()}
 
 
-def train_classifier(classifier: AttributeClassifier, pool: Pool, steps: int, seed: int, batch: int = 48) -> None:
+def train_classifier(classifier: AttributeClassifier, pool: Pool, steps: int, seed: int, checkpoints: Path,
+                     batch: int = 48) -> None:
     """Fit the classifier on photos; colours without a name are left out of the colour loss."""
-    rng = np.random.default_rng([seed, 6])
     photos = [i for i, scene in enumerate(pool.scenes) if scene.style == "photo"]
     truth = labels(pool.scenes)
 
-    def loss(_: int) -> Tensor:
+    def loss(step: int) -> Tensor:
+        rng = np.random.default_rng([seed, 6, step])
         chosen = rng.choice(photos, batch)
         pictures = to_tensor(pool.pixels[chosen])
-        logits = classifier(pictures + 0.03 * torch.randn_like(pictures))
+        noise = torch.from_numpy(rng.standard_normal(pictures.shape, dtype=np.float32))
+        logits = classifier(pictures + 0.03 * noise)
         losses = [functional.cross_entropy(logits[name], truth[name][chosen]) for name in ATTRIBUTES]
         return torch.stack(losses).sum()
 
-    optimise("classifier", [classifier], loss, steps, 2e-3, averaged=True)
+    optimise("classifier", [classifier], loss, steps, 2e-3, checkpoints)
 
 
 @torch.no_grad()
