@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from adapters.faults import InputFault
 from study import config, plan
 from study.backbones.names import fetch, unknown_words
-from study.executors.local import LocalExecutor, State, devices
+from study.executors.local import LocalExecutor, State, cores, devices
 from study.progress import Bar
 from study.store import Known, Store
 from study.trial import Pack, Trial, TrialResult
@@ -160,7 +160,8 @@ class Study:
         limit : int, optional
             Run at most so many trials.
         workers : int, optional
-            Worker processes on the CPU (default 1, with all cores); on GPUs there is one for each.
+            Worker processes on the CPU: by default one a core for built-in backbones, whose small layers keep no
+            second core busy, and otherwise one with all cores; on GPUs there is one for each.
         executor : Executor, optional
             Where packs run; this machine by default.
 
@@ -184,7 +185,7 @@ class Study:
         wanted = [trial for trial in self.trials if known.status.get(trial.id) in states][:limit]
         if wanted:
             with Bar(wanted, self.config.primary) as bar:
-                runner = executor or LocalExecutor(self.store, _devices(workers), bar.hear)
+                runner = executor or LocalExecutor(self.store, self._devices(workers), bar.hear)
                 try:
                     self._drive(runner, wanted, known.attempts)
                 finally:
@@ -219,6 +220,18 @@ class Study:
                         result = TrialResult(trial, "failed", f"tried {TRIES} times; {state.reason}")
                         self.store.commit(result, self.config.name, pack.attempts[trial.id])
 
+    def _devices(self, workers: int | None) -> list[str]:
+        found = devices()
+        if found != ["cpu"]:
+            if workers is None:
+                return found
+            raise InputFault(
+                f"got {workers} workers; this machine has GPUs ({', '.join(found)}), which get one worker each"
+            )
+        if workers is None:
+            workers = cores() if all(source.kind == "builtin" for source in self.config.backbones) else 1
+        return found * workers
+
     def _outcome(self) -> Outcome:
         rows = self.store.rows().set_index("id")
         states = {trial.id: rows["status"].get(trial.id, "missing") for trial in self.trials}
@@ -228,12 +241,3 @@ class Study:
             if states[trial.id] in ("failed", "out_of_memory")
         ]
         return Outcome(dict(Counter(states.values())), failed)
-
-
-def _devices(workers: int | None) -> list[str]:
-    found = devices()
-    if workers is None:
-        return found
-    if found == ["cpu"]:
-        return found * workers
-    raise InputFault(f"got {workers} workers; this machine has GPUs ({', '.join(found)}), which get one worker each")

@@ -15,7 +15,7 @@ KL_WEIGHT = 5e-5
 def train_vae(vae: AutoencoderKL, pixels: np.ndarray, steps: int, seed: int, checkpoints: Path) -> None:
     """Fit reconstruction on random crops, the last quarter on whole pictures, then set the latents' scale."""
 
-    def loss(step: int) -> torch.Tensor:
+    def loss(step: int, _: int) -> torch.Tensor:
         rng = np.random.default_rng([seed, 2, step])
         torch.manual_seed(int(rng.integers(2**31)))
         whole = step >= 0.75 * steps

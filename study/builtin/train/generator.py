@@ -19,7 +19,7 @@ DROPPED = 0.1
 
 def train_generator(unet: UNet2DConditionModel, text_encoder: CLIPTextModel, words: CLIPTokenizer,
                     scheduler: DPMSolverMultistepScheduler, latents: Tensor, scenes: list[Scene], steps: int,
-                    seed: int, checkpoints: Path, batch: int = 32, learning_rate: float = 1e-3) -> None:
+                    seed: int, checkpoints: Path, batch: int = 16, learning_rate: float = 1e-3) -> None:
     """Fit velocity prediction on the pool's latents, weighted by min(SNR, 5) / (SNR + 1) (Hang et al. 2023).
 
     Parameters
@@ -34,8 +34,8 @@ def train_generator(unet: UNet2DConditionModel, text_encoder: CLIPTextModel, wor
     weights = snr.clamp(max=5) / (snr + 1)
     weights = weights / weights.mean()
 
-    def loss(step: int) -> Tensor:
-        rng = np.random.default_rng([seed, 7, step])
+    def loss(step: int, shard: int) -> Tensor:
+        rng = np.random.default_rng([seed, 7, step, shard])
         chosen = rng.integers(len(latents), size=batch)
         captions = ["" if rng.random() < DROPPED else sample_caption(scenes[i], rng) for i in chosen]
         clean = latents[chosen]
@@ -48,4 +48,4 @@ def train_generator(unet: UNet2DConditionModel, text_encoder: CLIPTextModel, wor
         error = (unet(noisy, steps_in, context).sample - velocity).square().mean((1, 2, 3))
         return (weights[steps_in] * error).mean()
 
-    optimise("generator", [unet, text_encoder], loss, steps, learning_rate, checkpoints)
+    optimise("generator", [unet, text_encoder], loss, steps, learning_rate, checkpoints, shards=2)

@@ -35,7 +35,7 @@ def train_clip(clip: CLIPModel, words: CLIPTokenizer, pool: Pool, steps: int, se
                batch: int = 64) -> None:
     """Fit pictures to their captions by the symmetric contrastive loss, equal captions counted as equal."""
 
-    def loss(step: int) -> Tensor:
+    def loss(step: int, _: int) -> Tensor:
         rng = np.random.default_rng([seed, 3, step])
         chosen = rng.integers(len(pool), size=batch)
         captions = [sample_caption(pool.scenes[i], rng) for i in chosen]
@@ -77,7 +77,7 @@ def train_dino(dino: ResNetModel, pairs: np.ndarray, steps: int, seed: int, chec
     """Fit an encoder that finds the same instance in another place, without words (contrastive, temperature 0.1)."""
     projection = nn.Sequential(nn.Linear(192, 192), nn.ReLU(), nn.Linear(192, 96))
 
-    def loss(step: int) -> Tensor:
+    def loss(step: int, _: int) -> Tensor:
         rng = np.random.default_rng([seed, 5, step])
         chosen = pairs[rng.integers(len(pairs), size=batch)]
         pictures = to_tensor(np.concatenate([chosen[:, 0], chosen[:, 1]]))
@@ -123,7 +123,7 @@ def train_classifier(classifier: AttributeClassifier, pool: Pool, steps: int, se
     photos = [i for i, scene in enumerate(pool.scenes) if scene.style == "photo"]
     truth = labels(pool.scenes)
 
-    def loss(step: int) -> Tensor:
+    def loss(step: int, _: int) -> Tensor:
         rng = np.random.default_rng([seed, 6, step])
         chosen = rng.choice(photos, batch)
         pictures = to_tensor(pool.pixels[chosen])
