@@ -64,7 +64,7 @@ def instance_pairs(count: int, seed: int) -> np.ndarray:
     """Pictures of the same instances in two places each, (count, 2, 64, 64, 3) uint8."""
     rng = np.random.default_rng([seed, 4])
     places = tuple(BACKGROUNDS)
-    drawn = []
+    drawn: list[np.ndarray] = []
     while len(drawn) < count:
         scene: Scene = replace(sample_scene(rng), style="photo")
         other = restage(scene, rng, places[rng.integers(len(places))])
