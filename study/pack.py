@@ -40,21 +40,14 @@ class Worker:
     Parameters
     ----------
     device : where to train; None takes the GPU if there is one, else the CPU.
-    threads : CPU threads torch may use; None leaves torch's own choice.
-    cache_dir : where class pictures are kept; None means `cache/` in each pack's store.
     """
 
-    def __init__(
-        self, device: str | torch.device | None = None, threads: int | None = None, cache_dir: Path | None = None
-    ) -> None:
-        if threads is not None:
-            torch.set_num_threads(threads)
+    def __init__(self, device: str | torch.device | None = None) -> None:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if self.device.type == "cuda":
             # The same pack on the same device is to give the same bits.
             torch.backends.cudnn.deterministic = True
             torch.backends.cudnn.benchmark = False
-        self.cache_dir = cache_dir
         self._backbones: dict[tuple[str, torch.dtype], Backbone] = {}
         self._tasks: dict[str, SubjectTask] = {}
         self._scorers: dict[str, Scorer] = {}
@@ -80,7 +73,7 @@ class Worker:
         sampling = [protocol.sampler, protocol.sampling_steps, protocol.guidance, protocol.precision]
         key = json.dumps([spec.to_json(), spec.content_hash(), backbone.hash, str(backbone.dtype), prior, sampling])
         if key not in self._tasks:
-            self._tasks[key] = prepare(spec, backbone, protocol, self.cache_dir or Path(store) / "cache")
+            self._tasks[key] = prepare(spec, backbone, protocol, Path(store) / "cache")
         return self._tasks[key]
 
     def provenance(self) -> dict[str, Any]:

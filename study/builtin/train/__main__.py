@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 from study.builtin import architecture
 from study.builtin.train import autoencoder, measure, scorers
 from study.builtin.train.generator import train_generator
-from study.builtin.train.pool import Pool, draw_pool, test_pool
+from study.builtin.train.pool import Pool, draw_pool, held_out_pool
 
 PICTURES = 24_000
-STEPS = {"autoencoder": 2000, "generator": 9000, "clip": 2400, "dino": 900, "classifier": 1600}
+STEPS = {"autoencoder": 1600, "generator": 9000, "clip": 2400, "dino": 900, "classifier": 1600}
 
 
 class Build:
@@ -28,7 +28,7 @@ class Build:
     def __init__(self, out: Path, work: Path, seed: int, workers: int, steps: dict[str, int]) -> None:
         self.out, self.work, self.seed, self.steps = out, work, seed, steps
         self.pool: Pool = draw_pool(PICTURES, seed, workers, work)
-        self.test: Pool = test_pool(500, seed)
+        self.test: Pool = held_out_pool(500, seed)
         self.words = architecture.tokenizer(out / "micro-unet" / "tokenizer")
         self.words.save_pretrained(out / "micro-unet" / "tokenizer")
 

@@ -52,7 +52,7 @@ def draw_pool(count: int, seed: int, workers: int, work: Path) -> Pool:
     return Pool(scenes, np.load(file, allow_pickle=False))
 
 
-def test_pool(count: int, seed: int) -> Pool:
+def held_out_pool(count: int, seed: int) -> Pool:
     """Draw photos of held-out combinations, with pairwise different captions."""
     rng = np.random.default_rng([seed, 1])
     scenes: dict[str, Scene] = {}
