@@ -6,11 +6,13 @@ run side by side.
 """
 
 import argparse
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from study.builtin import architecture
@@ -41,16 +43,24 @@ class Build:
 
     def generator(self) -> None:
         """Train denoiser and text encoder on the autoencoder's latents; write the whole pipeline."""
-        from diffusers import AutoencoderKL, StableDiffusionPipeline
-
         vae = AutoencoderKL.from_pretrained(self.out / "micro-unet" / "vae", torch_dtype=torch.float32)
         torch.manual_seed(self.seed + 3)
         unet, text_encoder = architecture.unet(), architecture.text_encoder(self.words)
         scheduler = architecture.scheduler()
-        train_generator(unet, text_encoder, self.words, scheduler, autoencoder.encode(vae, self.pool.pixels),
-                        self.pool.scenes, self.steps["generator"], self.seed, self.work)
+        train_generator(unet, text_encoder, self.words, scheduler, self._latents(vae), self.pool.scenes,
+                        self.steps["generator"], self.seed, self.work)
         StableDiffusionPipeline(vae.half(), text_encoder.half(), self.words, unet.half(), scheduler, None, None,
                                 requires_safety_checker=False).save_pretrained(self.out / "micro-unet")
+
+    def _latents(self, vae: AutoencoderKL) -> torch.Tensor:
+        """Latents of the pool; minutes of work, so they are kept under the hash of the weights that made them."""
+        weights = (self.out / "micro-unet" / "vae" / "diffusion_pytorch_model.safetensors").read_bytes()
+        file = self.work / f"latents-{hashlib.sha256(weights).hexdigest()[:16]}.safetensors"
+        if not file.exists():
+            making = file.with_suffix(".making")
+            save_file({"latents": autoencoder.encode(vae, self.pool.pixels)}, making)
+            making.replace(file)
+        return load_file(file)["latents"]
 
     def clip(self) -> None:
         """Train and write the small CLIP."""
