@@ -82,7 +82,8 @@ def scheduler() -> DPMSolverMultistepScheduler:
     """Noise schedule of Stable Diffusion with velocity prediction, sampled by DPM-Solver++."""
     return DPMSolverMultistepScheduler(
         num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
-        prediction_type="v_prediction", algorithm_type="dpmsolver++", solver_order=2, timestep_spacing="trailing")
+        steps_offset=1, prediction_type="v_prediction", algorithm_type="dpmsolver++", solver_order=2,
+        timestep_spacing="trailing")
 
 
 def clip(words: CLIPTokenizer) -> CLIPModel:
