@@ -150,8 +150,7 @@ def _kite(grid: Grid, look: Look) -> list[Part]:
     bows = f.union(f.ellipse(grid, end, 0.66, 0.16, 0.08), f.ellipse(grid, -end, 0.92, 0.16, 0.08))
     return [Part("tail", string, DARK), Part("bows", bows, look.third),
             Part("body", f.polygon(grid, [top, right, bottom, left]), look.main, True),
-            Part("panel", f.polygon(grid, [top, right, (0.0, y)]), look.second),
-            Part("lower panel", f.polygon(grid, [bottom, left, (0.0, y)]), look.second)]
+            Part("panel", f.polygon(grid, [top, right, (0.0, y)]), look.second)]
 
 
 def _boat(grid: Grid, look: Look) -> list[Part]:

@@ -21,7 +21,7 @@ from study.builtin.train.generator import train_generator
 from study.builtin.train.pool import Pool, draw_pool, held_out_pool
 
 PICTURES = 24_000
-STEPS = {"autoencoder": 1600, "generator": 9000, "clip": 2400, "dino": 900, "classifier": 1600}
+STEPS = {"autoencoder": 1600, "generator": 9000, "clip": 3600, "dino": 900, "classifier": 1600}
 
 
 class Build:

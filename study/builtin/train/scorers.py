@@ -33,11 +33,19 @@ def tokens(words: CLIPTokenizer, captions: list[str]) -> Tensor:
 
 def train_clip(clip: CLIPModel, words: CLIPTokenizer, pool: Pool, steps: int, seed: int, checkpoints: Path,
                batch: int = 64) -> None:
-    """Fit pictures to their captions by the symmetric contrastive loss, equal captions counted as equal."""
+    """Fit pictures to their captions by the symmetric contrastive loss, equal captions counted as equal.
+
+    Every other batch shows one kind in one place, so that colour and texture, too, must be told apart.
+    """
+    places: dict[tuple[str, str], list[int]] = {}
+    for i, scene in enumerate(pool.scenes):
+        places.setdefault((scene.kind, scene.background), []).append(i)
+    alike = list(places.values())
 
     def loss(step: int, _: int) -> Tensor:
         rng = np.random.default_rng([seed, 3, step])
-        chosen = rng.integers(len(pool), size=batch)
+        among = alike[rng.integers(len(alike))] if step % 2 else range(len(pool))
+        chosen = rng.choice(among, batch)
         captions = [sample_caption(pool.scenes[i], rng) for i in chosen]
         ids = tokens(words, captions)
         pictures = functional.normalize(clip.get_image_features(to_tensor(pool.pixels[chosen])).pooler_output, dim=-1)
