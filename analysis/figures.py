@@ -43,7 +43,7 @@ def _plain(ax: Axes, grid: str | None = None) -> None:
 def _ordered(found: Sequence[str], order: Sequence[str] | None) -> list[str]:
     """Levels in the wanted order, those it does not name at the end as they came."""
     unique = list(dict.fromkeys(found))
-    wanted = [level for level in order or [] if level in unique]
+    wanted = [level for level in dict.fromkeys(order or []) if level in unique]
     return wanted + [level for level in unique if level not in wanted]
 
 
@@ -154,7 +154,8 @@ def dot_plot(
     ax.set_ylim(count - 0.4, -0.6)
     ax.set_xlabel(axis)
     if group and len(groups) > 1:
-        ax.legend(frameon=False, fontsize=7.5, loc="best", labelcolor=INK)
+        # Above the plot: inside it would cover intervals.
+        figure.legend(frameon=False, fontsize=7.5, loc="outside upper left", ncols=len(groups), labelcolor=INK)
     _plain(ax, "x")
     return figure
 
