@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 REFERENCE = {"method": "none"}
 """The design of the untuned backbone, one trial for each task and seed."""
 
-# Seconds of the built-in model on two CPU cores, alone on the machine (docs/builtin.md has the measurement): one
+# Seconds of the built-in model on two CPU cores, alone on the machine, before any trial of a store says better: one
 # picture forward and backward, one picture forward.
 _TRAINED, _DRAWN = 0.015, 0.0045
 

@@ -134,3 +134,10 @@ def write_scorer(model: CLIPModel | ResNetModel, folder: Path, words: CLIPTokeni
                           image_mean=[0.5] * 3, image_std=[0.5] * 3).save_pretrained(folder)
     if words is not None:
         words.save_pretrained(folder)
+    declare_float32(folder)
+
+
+def declare_float32(folder: Path) -> None:
+    """Make transformers load half-precision weights as float32, as diffusers does, so that a pipeline's parts agree."""
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "dtype": "float32"}, indent=2) + "\n")

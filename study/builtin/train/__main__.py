@@ -51,6 +51,7 @@ class Build:
                         self.steps["generator"], self.seed, self.work)
         StableDiffusionPipeline(vae.half(), text_encoder.half(), self.words, unet.half(), scheduler, None, None,
                                 requires_safety_checker=False).save_pretrained(self.out / "micro-unet")
+        architecture.declare_float32(self.out / "micro-unet" / "text_encoder")
 
     def _latents(self, vae: AutoencoderKL) -> torch.Tensor:
         """Latents of the pool; minutes of work, so they are kept under the hash of the weights that made them."""
