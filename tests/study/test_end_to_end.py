@@ -1,0 +1,110 @@
+"""From a study file to a page, with the built-in model trained for real and processes killed for real."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from study.study import Study
+
+ROOT = Path(__file__).resolve().parents[2]
+PHOTOGRAPHS = ROOT.parent / "shared" / "data" / "dreambooth" / "robot_toy"
+COMMAND = (sys.executable, "-m", "study.cli.main")
+QUICK = yaml.safe_load((ROOT / "study" / "studies" / "quick.yaml").read_text())
+SHORT = {"steps": 6, "sampling_steps": 3, "pictures": 2, "prior_pictures": 4}
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
+
+
+@pytest.fixture(autouse=True)
+def processes_find_the_packages(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+def study_file(folder: Path, store: str, **changes) -> Path:
+    sections = {**QUICK, **changes, "protocol": QUICK["protocol"] | changes.get("protocol", {}), "store": store}
+    file = folder / f"{store}.yaml"
+    file.write_text(yaml.safe_dump(sections))
+    return file
+
+
+def processes_of(store: Path) -> list[int]:
+    """The driver's workers: processes whose command line names the store; zombies have none."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes().decode().split("\0")
+            except OSError:
+                continue
+            if str(store) in words:
+                found.append(int(entry.name))
+    return found
+
+
+def run(file: Path) -> subprocess.CompletedProcess:
+    return subprocess.run([*COMMAND, "run", str(file)], cwd=file.parent, capture_output=True, text=True)
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds processes through /proc")
+def test_killed_at_any_moment_the_study_ends_with_the_rows_and_numbers_of_one_that_was_left_alone(tmp_path):
+    whole = study_file(tmp_path, "whole", protocol=SHORT, tasks=["subject/robot"])
+    assert run(whole).returncode == 0
+    expected = Study.load(whole).store.rows().set_index("id").sort_index()
+    assert len(expected) == 20 * 2 + 2
+
+    broken = study_file(tmp_path, "broken", protocol=SHORT, tasks=["subject/robot"])
+    store = (tmp_path / "broken").resolve()
+    chance = random.Random(3)
+    for _ in range(4):
+        driver = subprocess.Popen([*COMMAND, "run", str(broken)], cwd=tmp_path, stdout=subprocess.DEVNULL,
+                                  stderr=subprocess.DEVNULL)  # fmt: skip
+        time.sleep(chance.uniform(6, 25))
+        for worker in processes_of(store)[: chance.randrange(3)]:
+            os.kill(worker, signal.SIGKILL)
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+        end = time.monotonic() + 30
+        while processes_of(store) and time.monotonic() < end:
+            time.sleep(0.1)
+        assert not processes_of(store), "workers outlived their driver"
+    ended = run(broken)
+    assert ended.returncode == 0, ended.stderr
+
+    loaded = Study.load(broken)
+    attempts = loaded.store.attempts()
+    assert not attempts["id"].duplicated().any()
+    found = attempts.set_index("id").sort_index()
+    assert list(found.index) == list(expected.index)
+    # Trials have packs of their own here, on the same device: bit-equal.
+    for score in ("clip_i", "clip_t", "dino_i", "diversity", "held_out_loss"):
+        assert found[score].tolist() == expected[score].tolist(), score
+    loaded.store.gc()
+    assert len(loaded.store.images()) == 2 * len(expected)
+
+
+@pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason=f"the photographs are not in {PHOTOGRAPHS}")
+def test_three_pairs_on_real_photographs_reach_scores_an_anova_and_a_page(tmp_path):
+    toy = {"kind": "subject", "name": "toy", "pictures": str(PHOTOGRAPHS), "class": "robot"}
+    factors = {"input": ["SA_in", "CA_in", "CA_out"], "output": ["FFN_in"]}
+    file = study_file(tmp_path, "toy", factors=factors, tasks=[toy], protocol=SHORT)
+    ended = run(file)
+    assert ended.returncode == 0, ended.stderr
+    frame = Study.load(file).results()
+    assert len(frame) == 3 * 2 and frame[["clip_i", "dino_i", "clip_t"]].notna().all(axis=None)
+    told = subprocess.run([*COMMAND, "anova", "toy", "--response", "clip_i", "--factors", "input", "--blocks",
+                           "task:seed", "--json"], cwd=tmp_path, capture_output=True, text=True)  # fmt: skip
+    assert told.returncode == 0, told.stderr
+    # Three pairs, two seeds as blocks: 2 and 2 degrees of freedom.
+    (term,) = (t for t in json.loads(told.stdout)["terms"] if t["term"] == "input")
+    assert (term["df"], term["error"]["df"]) == (2, 2)
+    page = tmp_path / "toy.html"
+    subprocess.run([*COMMAND, "report", str(file), "-o", str(page)], cwd=tmp_path, check=True)
+    assert "<img" in page.read_text()
