@@ -43,9 +43,8 @@ def describe(study: Study) -> Iterator[str]:
     yield f"tasks: {', '.join(task.name for task in config.tasks)}"
     yield f"seeds: {', '.join(map(str, config.seeds))}"
     total = designs * tasks * seeds * backbones
-    of = " × ".join(
-        [f"{designs} designs", f"{tasks} tasks", f"{seeds} seeds"] + ([f"{backbones} backbones"] * (backbones > 1))
-    )
+    counts = {"design": designs, "task": tasks, "seed": seeds} | ({"backbone": backbones} if backbones > 1 else {})
+    of = " × ".join(f"{count} {name}{'s' * (count != 1)}" for name, count in counts.items())
     yield f"trials: {total} ({of}), and {tasks * seeds * backbones} of the untuned backbone to compare with"
     yield from _remaining(study)
 
