@@ -21,7 +21,7 @@ from study.builtin.train.generator import train_generator
 from study.builtin.train.pool import Pool, draw_pool, held_out_pool
 
 PICTURES = 24_000
-STEPS = {"autoencoder": 1600, "generator": 9000, "clip": 3600, "dino": 900, "classifier": 1600}
+STEPS = {"autoencoder": 1600, "generator": 9000, "clip": 4800, "dino": 900, "classifier": 1600}
 
 
 class Build:
@@ -44,6 +44,7 @@ class Build:
     def generator(self) -> None:
         """Train denoiser and text encoder on the autoencoder's latents; write the whole pipeline."""
         vae = AutoencoderKL.from_pretrained(self.out / "micro-unet" / "vae", torch_dtype=torch.float32)
+        vae.register_to_config(_name_or_path="")
         torch.manual_seed(self.seed + 3)
         unet, text_encoder = architecture.unet(), architecture.text_encoder(self.words)
         scheduler = architecture.scheduler()

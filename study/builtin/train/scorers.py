@@ -82,13 +82,17 @@ def instance_pairs(count: int, seed: int) -> np.ndarray:
 
 def train_dino(dino: ResNetModel, pairs: np.ndarray, steps: int, seed: int, checkpoints: Path,
                batch: int = 64) -> None:
-    """Fit an encoder that finds the same instance in another place, without words (contrastive, temperature 0.1)."""
+    """Fit an encoder that finds the same instance in another place, without words (contrastive, temperature 0.1).
+
+    Pictures are blurred, relit and made noisy at random, as DINO's are: what a generator's softness costs is not to
+    outweigh what the thing looks like.
+    """
     projection = nn.Sequential(nn.Linear(192, 192), nn.ReLU(), nn.Linear(192, 96))
 
     def loss(step: int, _: int) -> Tensor:
         rng = np.random.default_rng([seed, 5, step])
         chosen = pairs[rng.integers(len(pairs), size=batch)]
-        pictures = to_tensor(np.concatenate([chosen[:, 0], chosen[:, 1]]))
+        pictures = _roughened(to_tensor(np.concatenate([chosen[:, 0], chosen[:, 1]])), rng)
         pooled = dino(pictures).pooler_output.flatten(1)
         total = torch.zeros(())
         for features in (functional.normalize(pooled, dim=-1), functional.normalize(projection(pooled), dim=-1)):
@@ -99,6 +103,20 @@ def train_dino(dino: ResNetModel, pairs: np.ndarray, steps: int, seed: int, chec
     dino.train()
     optimise("dino", [dino, projection], loss, steps, 2e-3, checkpoints)
     dino.eval()
+
+
+def _roughened(pictures: Tensor, rng: np.random.Generator) -> Tensor:
+    """Blur two pictures in three by up to 1.5 pixels; change the light of all by up to a tenth; add noise."""
+    n = len(pictures)
+    width = torch.from_numpy(np.where(rng.random(n) < 2 / 3, rng.uniform(0.3, 1.5, n), 0.1)).float()
+    bell = torch.exp(-0.5 * (torch.arange(-3, 4) / width[:, None]).square())
+    bell = bell / bell.sum(1, keepdim=True)
+    kernels = (bell[:, :, None] * bell[:, None, :])[:, None].repeat_interleave(3, 0)
+    padded = functional.pad(pictures, (3, 3, 3, 3), mode="reflect").reshape(1, 3 * n, 70, 70)
+    blurred = functional.conv2d(padded, kernels, groups=3 * n).reshape(pictures.shape)
+    gain, shift = (torch.from_numpy(rng.uniform(-0.1, 0.1, (n, 1, 1, 1))).float() for _ in range(2))
+    noise = torch.from_numpy(rng.standard_normal(pictures.shape, dtype=np.float32))
+    return blurred * (1 + gain) + shift + 0.03 * noise
 
 
 class AttributeClassifier(nn.Module):
