@@ -112,7 +112,7 @@ def _table(table: AnovaTable) -> dict[str, Any]:
             "of": "" if row.estimable else f"of {row.df_nominal}",
             "sum_sq": number(row.sum_sq, ".4g"), "F": number(row.F, ".2f"), "p": p_text(row.p),
             "eta": number(row.partial_eta_sq, ".3f"), "ci": "–" if ci is None else f"{ci[0]:.2f} – {ci[1]:.2f}",
-            "omega": number(row.omega_sq, ".3f"), "clear": row.p is not None and row.p < 0.05,
+            "omega": number(row.omega_sq, ".3f"), "differs": row.p is not None and row.p < 0.05,
         }  # fmt: skip
 
     return {

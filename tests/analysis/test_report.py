@@ -55,6 +55,16 @@ def test_the_numbers_on_the_page_are_the_table_s():
         assert f"{row.F:.2f}" in page and f"{row.omega_sq:.3f}" in page
 
 
+def test_only_terms_that_differ_stand_out():
+    content = _content()
+    table = anova(content.frame, "clip_i", ["input", "output"], content.blocks, pair=content.pair)
+    rows = re.findall(r'<tr class="([^"]*)"><td>([a-z:]+)', render(content))
+    found = {term: "clear" in classes for classes, term in rows}
+    expected = {row.term: row.role != "block" and row.p is not None and row.p < 0.05 for row in table.terms}
+    assert {term: found[term] for term in expected} == expected
+    assert set(expected.values()) == {True, False}
+
+
 def test_the_answer_names_the_leader_the_test_and_the_limits():
     content = _content()
     findings = find(content)
