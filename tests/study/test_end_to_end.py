@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from study.columns import SCORES
 from study.study import Study
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,7 +30,8 @@ def processes_find_the_packages(monkeypatch):
 
 
 def study_file(folder: Path, store: str, **changes) -> Path:
-    sections = {**QUICK, **changes, "protocol": QUICK["protocol"] | changes.get("protocol", {}), "store": store}
+    protocol = QUICK["protocol"] | changes.get("protocol", {})
+    sections = {**QUICK, **changes, "protocol": protocol, "store": str(folder / store)}
     file = folder / f"{store}.yaml"
     file.write_text(yaml.safe_dump(sections))
     return file
@@ -84,7 +86,7 @@ def test_killed_at_any_moment_the_study_ends_with_the_rows_and_numbers_of_one_th
     found = attempts.set_index("id").sort_index()
     assert list(found.index) == list(expected.index)
     # Trials have packs of their own here, on the same device: bit-equal.
-    for score in ("clip_i", "clip_t", "dino_i", "diversity", "held_out_loss"):
+    for score in SCORES:
         assert found[score].tolist() == expected[score].tolist(), score
     loaded.store.gc()
     assert len(loaded.store.images()) == 2 * len(expected)
