@@ -72,8 +72,8 @@ They draw the world's things and nothing else.
 
 ![Generated pictures](samples.png)
 
-Every picture above was generated with {SAMPLING_STEPS} steps of DPM-Solver++ at guidance {GUIDANCE:g}: each row pair a
-kind, colour, texture and place as its caption named them. Measured on drawings and captions kept from training,
+Every picture above was generated with {SAMPLING_STEPS} steps of DPM-Solver++ at guidance {GUIDANCE:g}: two kinds
+a row, each in six colours, textures and places as its caption named them. Measured on drawings and captions kept from training,
 torch {torch.__version__}, {platform.machine()}:
 
 | what | value |
