@@ -73,8 +73,8 @@ They draw the world's things and nothing else.
 ![Generated pictures](samples.png)
 
 Every picture above was generated with {SAMPLING_STEPS} steps of DPM-Solver++ at guidance {GUIDANCE:g}: two kinds
-a row, each in six colours, textures and places as its caption named them. Measured on drawings and captions kept from training,
-torch {torch.__version__}, {platform.machine()}:
+a row, each in six colours, textures and places as its caption named them. Measured on drawings and
+captions kept from training, torch {torch.__version__}, {platform.machine()}:
 
 | what | value |
 |---|---|
