@@ -14,6 +14,7 @@ import yaml
 
 from study.columns import SCORES
 from study.study import Study
+from tests.study.test_kills import wait_until, workers_of
 
 ROOT = Path(__file__).resolve().parents[2]
 PHOTOGRAPHS = ROOT.parent / "shared" / "data" / "dreambooth" / "robot_toy"
@@ -37,20 +38,6 @@ def study_file(folder: Path, store: str, **changes) -> Path:
     return file
 
 
-def processes_of(store: Path) -> list[int]:
-    """The driver's workers: processes whose command line names the store; zombies have none."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                words = (entry / "cmdline").read_bytes().decode().split("\0")
-            except OSError:
-                continue
-            if str(store) in words:
-                found.append(int(entry.name))
-    return found
-
-
 def run(file: Path) -> subprocess.CompletedProcess:
     return subprocess.run([*COMMAND, "run", str(file)], cwd=file.parent, capture_output=True, text=True)
 
@@ -64,19 +51,18 @@ def test_killed_at_any_moment_the_study_ends_with_the_rows_and_numbers_of_one_th
 
     broken = study_file(tmp_path, "broken", protocol=SHORT, tasks=["subject/robot"])
     store = (tmp_path / "broken").resolve()
-    chance = random.Random(3)
+    chance, left = random.Random(3), []
     for _ in range(4):
         driver = subprocess.Popen([*COMMAND, "run", str(broken)], cwd=tmp_path, stdout=subprocess.DEVNULL,
                                   stderr=subprocess.DEVNULL)  # fmt: skip
         time.sleep(chance.uniform(6, 25))
-        for worker in processes_of(store)[: chance.randrange(3)]:
+        for worker in workers_of(store)[: chance.randrange(3)]:
             os.kill(worker, signal.SIGKILL)
         driver.send_signal(signal.SIGKILL)
         driver.wait()
-        end = time.monotonic() + 30
-        while processes_of(store) and time.monotonic() < end:
-            time.sleep(0.1)
-        assert not processes_of(store), "workers outlived their driver"
+        assert wait_until(lambda: not workers_of(store), 30), "workers outlived their driver"
+        left.append(len(Study.load(broken).store.rows()))
+    assert left == sorted(left) and left[0] < len(expected), "no kill came while trials were running"
     ended = run(broken)
     assert ended.returncode == 0, ended.stderr
 
