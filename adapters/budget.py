@@ -6,8 +6,8 @@ between blocks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 TOLERANCE = 0.03  # a realised budget further than this share from the asked one is flagged
 
@@ -38,6 +38,9 @@ class Count:
         trainable / backbone.
     widths
         Bottleneck width of every block, in module order; empty for methods without widths.
+    resolved
+        The size that met the budget or was given, by its key (``rank``, ``a1`` and ``a2``, …); empty for widths and for
+        methods of a fixed size.
     budget_asked
         Parameters asked for, or None where the design gives no budget.
     budget_met
@@ -48,6 +51,7 @@ class Count:
     backbone: int
     ratio: float
     widths: tuple[int, ...] = ()
+    resolved: Mapping[str, int] = field(default_factory=dict)
     budget_asked: int | None = None
     budget_met: bool = True
 
@@ -100,6 +104,34 @@ def solve(costs: Sequence[Cost], budget: int) -> tuple[int, ...]:
             widths[index] += 1
             extra -= costs[index].slope
     return tuple(widths)
+
+
+def nearest(candidates: Iterable[int], parameters: Callable[[int], int], budget: int) -> int:
+    """Find the size whose parameters come closest to a budget; of equals the one tried first.
+
+    Raises
+    ------
+    ValueError
+        When there are no candidates.
+    """
+    return min(candidates, key=lambda size: abs(parameters(size) - budget))
+
+
+def nearest_rank(parameters: Callable[[int], int], budget: int) -> int:
+    """Find the whole number of at least 1 whose parameters, which must grow with it, come closest to a budget."""
+    high = 1
+    while parameters(high) < budget:
+        high *= 2
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if parameters(middle) < budget else (low, middle)
+    return nearest((size for size in (low, high) if size >= 1), parameters, budget)
+
+
+def asked(budget: int | float | None, backbone: int) -> int | None:
+    """Turn a budget into parameters: a share (float) of the denoiser's, or a number (int) as it is."""
+    return round(budget * backbone) if isinstance(budget, float) else budget
 
 
 def met(trainable: int, asked: int | None) -> bool:

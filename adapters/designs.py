@@ -20,16 +20,35 @@ if TYPE_CHECKING:
 
 METHODS = {
     "adapter": ("adapters.methods.adapter", "Adapter"),
-    "none": ("adapters.methods.none", "Untuned"),
+    "adaptformer": ("adapters.methods.presets", "AdaptFormer"),
+    "sequential": ("adapters.methods.presets", "Sequential"),
+    "lora": ("adapters.methods.lora", "Lora"),
+    "dora": ("adapters.methods.lora", "Dora"),
+    "krona": ("adapters.methods.krona", "Krona"),
+    "tlora": ("adapters.methods.tlora", "Tlora"),
+    "tlora_star": ("adapters.methods.tlora", "TloraStar"),
+    "difffit": ("adapters.methods.difffit", "DiffFit"),
+    "bitfit": ("adapters.methods.bitfit", "BitFit"),
+    "vpt": ("adapters.methods.vpt", "Vpt"),
     "full": ("adapters.methods.full", "Full"),
+    "loha": ("adapters.methods.peft_family", "Loha"),
+    "lokr": ("adapters.methods.peft_family", "Lokr"),
+    "oft": ("adapters.methods.peft_family", "Oft"),
+    "boft": ("adapters.methods.peft_family", "Boft"),
+    "hra": ("adapters.methods.peft_family", "Hra"),
+    "hira": ("adapters.methods.peft_family", "Hira"),
+    "ia3": ("adapters.methods.peft_family", "Ia3"),
+    "peft": ("adapters.methods.peft_family", "AnyPeft"),
+    "none": ("adapters.methods.none", "Untuned"),
 }
 
 
 class Method(Protocol):
     """A validated design that knows what it changes in a denoiser."""
 
-    alone: bool
-    """Whether it must be a pack of one."""
+    @property
+    def alone(self) -> bool:
+        """Whether it must be a pack of one."""
 
     @classmethod
     def from_design(cls, design: Mapping[str, Any]) -> Method:
@@ -38,10 +57,10 @@ class Method(Protocol):
     def to_design(self) -> dict[str, Any]:
         """Give the design with defaults filled and values in canonical form."""
 
-    def count(self, denoiser: nn.Module) -> Count:
+    def count(self, denoiser: nn.Module, text_encoder: nn.Module | None = None) -> Count:
         """Count what is trained, in closed form; works on the meta device."""
 
-    def edits(self, denoiser: nn.Module) -> list[Edit]:
+    def edits(self, denoiser: nn.Module, text_encoder: nn.Module | None = None) -> list[Edit]:
         """Compile to edits; allocates nothing."""
 
 
@@ -76,7 +95,7 @@ def normalise(design: Mapping[str, Any]) -> dict[str, Any]:
     return method_of(design).to_design()
 
 
-def count(denoiser: nn.Module, design: Mapping[str, Any]) -> Count:
+def count(denoiser: nn.Module, design: Mapping[str, Any], text_encoder: nn.Module | None = None) -> Count:
     """Count what a design trains on a denoiser, in closed form.
 
     Parameters
@@ -85,13 +104,37 @@ def count(denoiser: nn.Module, design: Mapping[str, Any]) -> Count:
         A diffusers denoiser; may be on the meta device.
     design
         A design; see `normalise`.
+    text_encoder
+        The pipeline's text encoder, for designs that tune it too.
 
     Raises
     ------
     InputFault
         For a design that is wrong or does not fit the denoiser.
     """
-    return method_of(design).count(denoiser)
+    method = method_of(design)
+    _check_text_encoder(method, text_encoder)
+    return method.count(denoiser, text_encoder)
+
+
+def edits_of(method: Method, denoiser: nn.Module, text_encoder: nn.Module | None = None) -> list[Edit]:
+    """Compile a method to edits; allocates nothing.
+
+    Raises
+    ------
+    InputFault
+        For a method that does not fit the denoiser, or that tunes a text encoder where none is given.
+    """
+    _check_text_encoder(method, text_encoder)
+    return method.edits(denoiser, text_encoder)
+
+
+def _check_text_encoder(method: Method, text_encoder: nn.Module | None) -> None:
+    if getattr(method, "text_encoder", False) and text_encoder is None:
+        raise InputFault(
+            "the design has text_encoder=true, but no text encoder was given; "
+            "give insert(…, text_encoder=pipe.text_encoder), or load the adapter on a whole pipeline"
+        )
 
 
 def backbone_parameters(denoiser: nn.Module) -> int:
@@ -104,4 +147,5 @@ def refuse_unknown_keys(design: Mapping[str, Any], allowed: tuple[str, ...]) -> 
     unknown = [str(key) for key in design if key not in ("method", *allowed)]
     if unknown:
         keys = f"its keys are {', '.join(allowed)}" if allowed else "it has no further keys"
-        raise InputFault(f"method={design['method']} does not know {', '.join(unknown)}; {keys}")
+        fixed = "; it has a fixed size, so no budget" if "budget" in unknown else ""
+        raise InputFault(f"method={design['method']} does not know {', '.join(unknown)}; {keys}{fixed}")

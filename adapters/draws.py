@@ -26,6 +26,13 @@ class Draws:
 
     def uniform(self, name: str, shape: tuple[int, ...], bound: float) -> Tensor:
         """Draw from U(-bound, bound) in the stream of a parameter's name."""
+        return torch.empty(shape).uniform_(-bound, bound, generator=self.stream(name))
+
+    def normal(self, name: str, shape: tuple[int, ...], deviation: float) -> Tensor:
+        """Draw from N(0, deviation²) in the stream of a parameter's name."""
+        return torch.empty(shape).normal_(0, deviation, generator=self.stream(name))
+
+    def stream(self, name: str) -> torch.Generator:
+        """Open the stream of a parameter's name."""
         key = hashlib.sha256(f"{self.seed}:{name}".encode()).digest()
-        stream = torch.Generator().manual_seed(int.from_bytes(key[:8], "big") >> 1)
-        return torch.empty(shape).uniform_(-bound, bound, generator=stream)
+        return torch.Generator().manual_seed(int.from_bytes(key[:8], "big") >> 1)

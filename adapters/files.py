@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from adapters.designs import method_of, normalise
+from adapters.designs import edits_of, method_of, normalise
 from adapters.faults import InputFault
 from adapters.insertion import Insertion, check_shapes, insert
 
@@ -87,14 +87,25 @@ def load(pipe: Any, folder: str | Path) -> Insertion:
     InputFault
         When the folder is missing, malformed, or of another backbone; the denoiser is as before then.
     """
-    denoiser = _denoiser(pipe)
-    folder = Path(folder)
-    design = read_description(folder)["design"]
-    expected = {name: shape for edit in method_of(design).edits(denoiser) for name, shape in edit.shapes().items()}
-    state = _read_weights(folder / WEIGHTS, expected)
-    insertion = insert(denoiser, design)
+    denoiser, text_encoder = parts(pipe)
+    state = read_state(pipe, folder)
+    insertion = insert(denoiser, read_description(folder)["design"], text_encoder=text_encoder)
     insertion.load(0, state)
     return insertion
+
+
+def read_state(pipe: Any, folder: str | Path) -> dict[str, Tensor]:
+    """Read the weights of an adapter folder and check them against what its design needs on a pipeline.
+
+    Raises
+    ------
+    InputFault
+        As `load`; the pipeline is not changed.
+    """
+    denoiser, text_encoder = parts(pipe)
+    edits = edits_of(method_of(read_description(folder)["design"]), denoiser, text_encoder)
+    expected = {name: shape for edit in edits for name, shape in edit.shapes().items()}
+    return _read_weights(Path(folder) / WEIGHTS, expected)
 
 
 def read_description(folder: str | Path) -> dict[str, Any]:
@@ -152,11 +163,13 @@ def _read_weights(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[s
     return state
 
 
-def _denoiser(pipe: Any) -> nn.Module:
+def parts(pipe: Any) -> tuple[nn.Module, nn.Module | None]:
+    """Give the denoiser, and the text encoder where there is one."""
     if isinstance(pipe, nn.Module):
-        return pipe
+        return pipe, None
+    text_encoder = getattr(pipe, "text_encoder", None)
     for name in ("unet", "transformer"):
         part = getattr(pipe, name, None)
         if isinstance(part, nn.Module):
-            return part
+            return part, text_encoder if isinstance(text_encoder, nn.Module) else None
     raise InputFault(f"{type(pipe).__name__} has no unet or transformer; give a diffusers pipeline or its denoiser")

@@ -5,17 +5,19 @@ Methods never see packing and edits never see methods; this file only brings the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 
-from adapters.designs import method_of
+from adapters.designs import edits_of, method_of
 from adapters.draws import Draws
+from adapters.edits.delta import Delta
 from adapters.edits.edit import Edit, Rows
 from adapters.faults import InputFault
+from adapters.layers import TEXT_ENCODER
 
 
 class Insertion:
@@ -25,23 +27,35 @@ class Insertion:
     ----------
     designs
         The canonical design of every slot.
+    tunes_text
+        Whether the text encoder is tuned too, so that texts must be embedded anew after each step.
     """
 
-    def __init__(self, denoiser: nn.Module, designs: Sequence[Mapping[str, Any]], seeds: Sequence[int]):
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        designs: Sequence[Mapping[str, Any]],
+        seeds: Sequence[int],
+        text_encoder: nn.Module | None = None,
+    ):
         methods = [method_of(design) for design in designs]
         self.designs = [method.to_design() for method in methods]
         if len(methods) > 1 and any(method.alone for method in methods):
             alone = next(method.to_design()["method"] for method in methods if method.alone)
             raise InputFault(f"method={alone} changes the denoiser itself: insert it alone, not among {len(methods)}")
-        compiled = [method.edits(denoiser) for method in methods]
+        compiled = [edits_of(method, denoiser, text_encoder) for method in methods]
+        self.tunes_text = any(name.startswith(TEXT_ENCODER) for edits in compiled for e in edits for name in e.shapes())
+        self._parts = denoiser, text_encoder
         self._rows = Rows(len(methods))
         self._edits: list[Edit] = []
+        self._owners: list[int] = []
         self._slots: list[dict[str, nn.Parameter]] = []
         try:
             for slot, (edits, seed) in enumerate(zip(compiled, seeds, strict=True)):
                 trained: dict[str, nn.Parameter] = {}
                 for edit in edits:
                     self._edits.append(edit)
+                    self._owners.append(slot)
                     trained.update(edit.attach(slot, self._rows, Draws(seed)))
                 self._slots.append(trained)
         except BaseException:
@@ -87,16 +101,75 @@ class Insertion:
         """
         return self._rows.declared(slot_of_row)
 
+    def penalty(self, slot: int = 0) -> Tensor | None:
+        """Give what a slot's method adds to the training loss, as TLoRA's regulariser does; None for most."""
+        owned = (edit for owner, edit in zip(self._owners, self._edits, strict=True) if owner == slot)
+        terms = [edit.penalty() for edit in owned if isinstance(edit, Delta)]
+        given = [term for term in terms if term is not None]
+        return torch.stack(given).sum() if given else None
+
+    def merged(self, slot: int = 0) -> dict[str, Tensor]:
+        """Give the denoiser's weights with a slot's edits merged in: those that change, by full name.
+
+        A denoiser with these weights and without the insertion computes what the slot's rows compute now. Weights of
+        the text encoder have names that begin with ``text_encoder.``.
+
+        Raises
+        ------
+        InputFault
+            For a method that is no change of weights: a position adapter, prompt tokens.
+        """
+        weights = _Merged(dict(named_weights(*self._parts)))
+        with torch.no_grad():
+            for owner, edit in zip(self._owners, self._edits, strict=True):
+                if owner == slot:
+                    edit.merge(weights)
+        return weights.changed
+
     def remove(self) -> None:
         """Take everything off; the denoiser then computes what it did before, bit for bit. Can be called again."""
         while self._edits:
             self._edits.pop().detach()
+        self._owners = []
+
+
+def named_weights(denoiser: nn.Module, text_encoder: nn.Module | None = None) -> Iterator[tuple[str, Tensor]]:
+    """Give the weights of a denoiser by name, then those of a text encoder, whose names begin with its own."""
+    for name, parameter in denoiser.named_parameters():
+        yield name, parameter.detach()
+    if text_encoder is not None:
+        for name, parameter in text_encoder.named_parameters():
+            yield f"{TEXT_ENCODER}{name}", parameter.detach()
+
+
+class _Merged(MutableMapping[str, Tensor]):
+    """Named weights; what is set is kept in `changed`."""
+
+    def __init__(self, own: Mapping[str, Tensor]):
+        self._own = own
+        self.changed: dict[str, Tensor] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.changed[name] if name in self.changed else self._own[name]
+
+    def __setitem__(self, name: str, value: Tensor) -> None:
+        self.changed[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        raise TypeError("weights are merged, never deleted")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._own)
+
+    def __len__(self) -> int:
+        return len(self._own)
 
 
 def insert(
     denoiser: nn.Module,
     designs: Mapping[str, Any] | Sequence[Mapping[str, Any]],
     generators: Generator | Sequence[Generator] | None = None,
+    text_encoder: nn.Module | None = None,
 ) -> Insertion:
     """Put one design, or a pack of several, on a denoiser.
 
@@ -112,6 +185,8 @@ def insert(
     generators
         Give the seeds of the initial values: one for all slots, or one a slot. None takes ``torch.initial_seed()``.
         Only their initial seed is used; they are not advanced.
+    text_encoder
+        The pipeline's text encoder, for designs that tune it too (``text_encoder=true``).
 
     Returns
     -------
@@ -133,7 +208,7 @@ def insert(
         seeds = [generator.initial_seed() for generator in generators]
     if len(seeds) != len(pack):
         raise InputFault(f"{len(seeds)} generators for {len(pack)} designs; give one, or one a design")
-    return Insertion(denoiser, pack, seeds)
+    return Insertion(denoiser, pack, seeds, text_encoder)
 
 
 def check_shapes(expected: Mapping[str, tuple[int, ...]], got: Mapping[str, tuple[int, ...]]) -> None:

@@ -61,6 +61,35 @@ def positive_integer(key: str, value: Any) -> int:
     return int(number)
 
 
+def boolean(key: str, value: Any) -> bool:
+    """Accept true or false, as such or as text.
+
+    Raises
+    ------
+    InputFault
+        For anything else.
+    """
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.strip().lower() in ("true", "false"):
+        return value.strip().lower() == "true"
+    raise InputFault(f"{key}={value!r} is neither true nor false")
+
+
+def non_negative_number(key: str, value: Any) -> int | float:
+    """Accept zero or a number above it; a whole one comes back as int.
+
+    Raises
+    ------
+    InputFault
+        For anything else.
+    """
+    number = _decimal(value)
+    if number is not None and number == 0:
+        return 0
+    return positive_number(key, value)
+
+
 def budget(value: Any) -> int | float:
     """Accept a budget: a share of the denoiser's parameters as float, or a number of parameters as int.
 

@@ -13,28 +13,44 @@ TEMPORARY = ".part"
 
 
 def write_file(path: Path, fill: Callable[[Path], None]) -> None:
-    """Let `fill` write a file; its folder is made if missing, and one of that name is replaced."""
+    """Let `fill` write a file; its folder is made if missing, and one of that name is replaced.
+
+    An exception leaves no temporary file; a kill may.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = _temporary(path)
-    fill(part)
-    _sync(part)
-    os.replace(part, path)
+    try:
+        fill(part)
+        _sync(part)
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
     _sync(path.parent)
 
 
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
-    """Let `fill` write the files of a folder; one that a killed run left is replaced."""
-    part = _temporary(path)
+    """Let `fill` write the files of a folder; one that is there is replaced, once the new one is whole.
+
+    An exception leaves the folder as it was and no temporary one; a kill may leave temporary ones.
+    """
+    part, old = _temporary(path), _temporary(path)
     part.mkdir(parents=True)
-    fill(part)
-    for file in part.iterdir():
-        _sync(file)
-    _sync(part)
-    if path.exists():
-        old = _temporary(path)
-        os.rename(path, old)
-        shutil.rmtree(old)
-    os.rename(part, path)
+    try:
+        fill(part)
+        for file in part.iterdir():
+            _sync(file)
+        _sync(part)
+        if path.exists():
+            os.rename(path, old)
+        os.rename(part, path)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        if old.exists() and not path.exists():
+            os.rename(old, path)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
     _sync(path.parent)
 
 

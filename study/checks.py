@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from adapters.faults import InputFault
-from study.backbones.names import Source, resolve, resolve_scorer
+from study.backbones.names import WORLD, Source, resolve, resolve_scorer
 from study.columns import ROW
-from study.config import DEFAULTS, LATER, REQUIRED, SECTIONS, Protocol, StudyConfig
+from study.config import (
+    DEFAULTS,
+    LATER,
+    REQUIRED,
+    SECTIONS,
+    NestedSection,
+    Protocol,
+    ProtocolBy,
+    StudyConfig,
+    TuneSection,
+)
+from study.faults import Faults, Path_, near
 from study.space import ALL, Factor, Space, text
 from study.tasks.specs import TaskSpec, resolve_task
+from study.tuning import Tune
+from study.tuning_checks import TuneCheck
 from study.yaml_lines import Lines
 
-Path_ = tuple[str | int, ...]
 
-
-class Check:
+class Check(Faults):
     """One pass over the sections of one study.
 
     Parameters
@@ -33,18 +43,22 @@ class Check:
         Where each part stands.
     """
 
+    keys: ClassVar = {
+        "protocol": Protocol.model_fields,
+        "protocol_by": Protocol.model_fields,
+        "nested": NestedSection.model_fields,
+        "tune": TuneSection.model_fields,
+    }
+
     def __init__(self, root: Path, source: str, lines: Lines) -> None:
+        super().__init__(source, lines)
         self.root = root
-        self.source = source
-        self.lines = lines
-        self.faults: list[tuple[int, str]] = []
 
     def run(self, data: Any) -> StudyConfig:
         """Return the checked study, or raise InputFault with every fault."""
         if not isinstance(data, dict):
             raise InputFault(f"{self.source}: got {type(data).__name__}, expected sections such as name and factors")
-        for path, line in self.lines.repeated:
-            self.faults.append((line, f"{_spell(path)}: stands here a second time; keep one"))
+        self._repeated()
         given = self._sections(data)
         backbones = self._each(given.get("backbone"), ("backbone",), lambda spec: resolve(spec, self.root))
         self._once([source.name for source in backbones], ("backbone",))
@@ -53,6 +67,13 @@ class Check:
         scores = self._scores(given)
         space = self._space(given)
         self._protocols(given, space)
+        protocol_by = {
+            factor: {text(level): changes for level, changes in levels.items()}
+            for factor, levels in given.get("protocol_by", {}).items()
+        }
+        tune = self._tune(given.get("tune"), tasks, space, protocol_by)
+        if "colour" in scores:
+            self._colour([*tasks, *(tune.tasks if tune else ())])
         if self.faults:
             self._raise()
         assert space is not None  # a space that could not be built is a fault
@@ -63,26 +84,13 @@ class Check:
             tasks=tuple(tasks),
             seeds=tuple(given["seeds"]),
             protocol=given["protocol"],
-            protocol_by={
-                factor: {text(level): changes for level, changes in levels.items()}
-                for factor, levels in given["protocol_by"].items()
-            },
+            protocol_by=protocol_by,
             scores=scores,
             primary=given["primary"],
             keep=given["keep"],
             store=given.get("store", f"runs/{given['name']}"),
+            tune=tune,
         )
-
-    def _raise(self) -> None:
-        faults = sorted(dict.fromkeys(self.faults), key=lambda fault: fault[0])
-        shown = [f"  line {line}: {message}" if line else f"  {message}" for line, message in faults]
-        count = "1 fault" if len(shown) == 1 else f"{len(shown)} faults"
-        raise InputFault("\n".join([f"{self.source} has {count}:", *shown]))
-
-    def _fault(self, path: Sequence[str | int], message: str) -> None:
-        parts = tuple(path)
-        line = self.lines.at(parts) if parts[:1] in self.lines.of else None
-        self.faults.append((line or 0, f"{_spell(parts)}: {message}" if parts else message))
 
     def _sections(self, data: dict[Any, Any]) -> dict[str, Any]:
         """Return the sections whose form is right, defaults filled."""
@@ -94,7 +102,7 @@ class Check:
             if name in LATER:
                 self._fault((name,), f"this version has no code for {LATER[name]}; remove the section")
             elif name not in SECTIONS:
-                self._fault((str(name),), "unknown section" + _near(str(name), SECTIONS))
+                self._fault((str(name),), "unknown section" + near(str(name), SECTIONS))
             elif name == "strategy" and value != "factorial":
                 self._fault((name,), f"got {value!r}; this version runs `factorial` only")
             else:
@@ -105,49 +113,50 @@ class Check:
                     self._pydantic(error, (name,))
         return given
 
-    def _pydantic(self, error: ValidationError, above: Path_) -> None:
-        for item in error.errors():
-            path = (*above, *(part for part in item["loc"] if part != "[key]"))
-            message = item["msg"].removeprefix("Value error, ")
-            if item["type"] == "extra_forbidden":
-                known = Protocol.model_fields if str(above[0]).startswith("protocol") else ("when", "factors")
-                message = "unknown key" + _near(str(path[-1]), known)
-            elif not item["msg"].startswith("Value error"):
-                message = f"got {item['input']!r}: {message[0].lower()}{message[1:]}"
-            self._fault(path, message)
-
-    def _each(self, specs: list[Any] | None, path: Path_, resolved: Any) -> list[Any]:
-        """Resolve every item of a list; the faulty ones are reported and left out."""
-        found = []
-        for index, spec in enumerate(specs or []):
-            here = (*path, index) if (*path, index) in self.lines.of else path
-            try:
-                found.append(resolved(spec))
-            except InputFault as fault:
-                self._fault(here, str(fault))
-        return found
-
     def _task(self, spec: Any) -> TaskSpec:
         if not isinstance(spec, str | dict):
             raise InputFault(f"got {spec!r}, expected a name such as subject/robot, or {{name: …, pictures: …}}")
         return resolve_task(spec, self.root)
 
-    def _once(self, names: Iterable[str], path: Path_) -> None:
-        seen = set()
-        for name in names:
-            if name in seen:
-                self._fault(path, f"{name} is given twice")
-            seen.add(name)
+    def _tune(
+        self, section: TuneSection | None, tasks: list[TaskSpec], space: Space | None, protocol_by: ProtocolBy
+    ) -> Tune | None:
+        if section is None:
+            return None
+        check = TuneCheck(self.source, self.lines)
+        sound = space if space is not None and not space.faults else None
+        tune = check.run(section, tasks, self._task, sound, protocol_by)
+        self.faults += check.faults
+        return tune
 
     def _scores(self, given: dict[str, Any]) -> dict[str, Source]:
         found = {}
         for name, spec in given.get("scores", {}).items():
-            for source in self._each([spec], ("scores", name), lambda spec: resolve_scorer(spec, self.root)):
+            resolved = _world if name == "colour" else lambda spec: resolve_scorer(spec, self.root)
+            for source in self._each([spec], ("scores", name), resolved):
                 found[name] = source
         if "scores" in given and "primary" in given and given["primary"] not in given["scores"]:
             known = ", ".join(given["scores"])
             self._fault(("primary",), f"got {given['primary']!r}, expected one of the study's scores: {known}")
         return found
+
+    def _colour(self, tasks: Iterable[TaskSpec]) -> None:
+        """Check that the true colours of every task are known, and that some prompt asks for them."""
+        from study.world.colour_fidelity import keeps_colours
+
+        for task in tasks:
+            if task.subject is None:
+                self._fault(
+                    ("scores", "colour"),
+                    "colour needs the true colours, which only subjects of the built-in world have; "
+                    f"{task.name} is a folder of photographs: leave out the score, or the task",
+                )
+            elif not any(map(keeps_colours, task.prompts)):
+                self._fault(
+                    ("scores", "colour"),
+                    f"every prompt of {task.name} asks for another colour, texture or style than the subject's; "
+                    "leave out the score, or give a prompt that leaves the looks as they are",
+                )
 
     def _space(self, given: dict[str, Any]) -> Space | None:
         """Build the space; None if a section it needs has faults of form."""
@@ -165,15 +174,23 @@ class Check:
         crossed = {**given["factors"], **fixed}
         for index, nest in enumerate(given["nested"]):
             above: Path_ = ("nested", index)
-            ((parent, level),) = nest.when.items()
-            levels = [fixed[parent]] if parent in fixed else next((f.levels for f in factors if f.name == parent), ())
-            if text(level) not in map(text, levels):
-                told = f"its levels are {', '.join(map(text, levels))}" if levels else "it is no factor declared before"
-                self._fault((*above, "when", parent), f"got {text(level)!r}; {told}")
+            ((parent, under),) = nest.when.items()
+            levels = [level for factor in factors if factor.name == parent for level in factor.levels]
+            levels += [fixed[parent]] if parent in fixed else []
+            if not levels:
+                self._fault((*above, "when", parent), f"{parent} is no factor declared before")
+            for place, level in enumerate(under if levels else ()):
+                if text(level) not in map(text, levels):
+                    told = f"got {text(level)!r}; its levels are {', '.join(map(text, levels))}"
+                    self._fault(self._item((*above, "when", parent), place), told)
             for name, declared in nest.factors.items():
                 if name in crossed:
                     self._fault((*above, "factors", name), "is declared outside `nested` too; keep one of the two")
-                factor = self._factor(name, declared, (*above, "factors"), (parent, level))
+                for other in factors:
+                    both = [level for level in under if other.name == name and other.exists_in({parent: level})]
+                    if both and other.when:
+                        self._fault((*above, "factors", name), f"is nested under {parent}={text(both[0])} twice")
+                factor = self._factor(name, declared, (*above, "factors"), (parent, tuple(under)))
                 if factor:
                     factors.append(factor)
         known = {**{name: [level] for name, level in fixed.items()}}
@@ -194,7 +211,9 @@ class Check:
             self._fault(("factors",), "every cell is forbidden; nothing is left to run")
         return space
 
-    def _factor(self, name: str, levels: Any, above: Path_, when: tuple[str, Any] | None = None) -> Factor | None:
+    def _factor(
+        self, name: str, levels: Any, above: Path_, when: tuple[str, tuple[Any, ...]] | None = None
+    ) -> Factor | None:
         path = (*above, name)
         if not self._name(name, path):
             return None
@@ -248,13 +267,8 @@ class Check:
                     self._pydantic(error, path)
 
 
-def _spell(path: Sequence[str | int]) -> str:
-    """Return a path as people write it: factors.input[2]."""
-    parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in path]
-    return "".join(parts).removeprefix(".")
-
-
-def _near(name: str, known: Iterable[str]) -> str:
-    names = sorted(known)
-    close = difflib.get_close_matches(name, names, 1)
-    return f"; did you mean {close[0]}?" if close else f"; expected one of {', '.join(names)}"
+def _world(spec: Any) -> Source:
+    """Resolve the scorer of `colour`, which is no model."""
+    if spec != WORLD:
+        raise InputFault(f"got {spec!r}, expected {WORLD}: the colours are judged by what was drawn, not by a model")
+    return Source("builtin", WORLD, "scorer")

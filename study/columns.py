@@ -1,6 +1,6 @@
 """The columns of a store's rows and their types: what the store writes, and what no factor may be called."""
 
-SCORES = ("clip_i", "dino_i", "clip_t", "diversity", "loss_heldout")
+SCORES = ("clip_i", "dino_i", "clip_t", "colour", "diversity", "loss_heldout")
 """Scores of a trial; a row has every one of them, NaN where it was not computed."""
 
 MEASURED = {
@@ -10,6 +10,7 @@ MEASURED = {
     "log_parameters": "double",
     "width_resolved": "string",
     "budget_met": "bool",
+    "start_change": "double",
     "pack_size": "int64",
     "slot": "int64",
     "pack_seconds": "double",
@@ -53,6 +54,7 @@ IMAGE = {
     "clip_i": "double",
     "dino_i": "double",
     "clip_t": "double",
+    "colour": "double",
     "file": "string",
 }
 """Columns of a picture's row; `file` is relative to the store."""

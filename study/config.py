@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from adapters.faults import InputFault
+from study import shipped
 from study.yaml_lines import Lines, read_yaml
 
 if TYPE_CHECKING:
     from study.backbones.names import Source
     from study.space import Space
     from study.tasks.specs import TaskSpec
+    from study.tuning import Tune
 
 SHIPPED = Path(__file__).parent / "studies"
 
 LATER = {
-    "tune": "tuning a protocol per method; set the protocol under `protocol` and `protocol_by`",
     "confirm": "confirming a recipe",
     "resources": "executor settings; only the local executor exists, and it takes `--workers`",
 }
@@ -112,29 +112,47 @@ def _seeds(value: Any) -> Any:
 
 _Level = Annotated[Any, BeforeValidator(_level)]
 _Levels = Annotated[Any, BeforeValidator(_levels)]
+_SomeLevels = Annotated[list[_Level], BeforeValidator(_listed), Field(min_length=1)]
+_Seeds = Annotated[list[Annotated[int, Field(ge=0, strict=True)]], BeforeValidator(_seeds)]
 
 
-class _Nested(BaseModel):
+class NestedSection(BaseModel):
+    """An entry of the section `nested`: factors that exist under some levels of another only."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
-    when: dict[str, _Level] = Field(min_length=1, max_length=1)
+
+    when: dict[str, _SomeLevels] = Field(min_length=1, max_length=1)
     factors: dict[str, _Levels] = Field(min_length=1)
 
 
-_Scores = Annotated[dict[Literal["clip_i", "clip_t", "dino_i"], Any], Field(min_length=1)]
+class TuneSection(BaseModel):
+    """The section `tune`: which values of the protocol are tried, on which tasks, for which groups of designs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tasks: Annotated[list[Any], BeforeValidator(_listed), Field(min_length=1)]
+    grid: dict[str, _SomeLevels] = Field(min_length=1)
+    seeds: _Seeds = [0]
+    by: Annotated[list[str], BeforeValidator(_listed), Field(min_length=1)] = ["method"]
+
+
+_Score = Literal["clip_i", "clip_t", "dino_i", "colour"]
+_Scores = Annotated[dict[_Score, Any], Field(min_length=1)]
 SECTIONS: dict[str, Any] = {
     "name": Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")],
     "backbone": Annotated[list[Any], BeforeValidator(_listed), Field(min_length=1)],
     "factors": Annotated[dict[str, _Levels], Field(min_length=1)],
     "fixed": dict[str, _Level],
-    "nested": list[_Nested],
+    "nested": list[NestedSection],
     "forbid": list[Annotated[dict[str, Annotated[list[_Level], BeforeValidator(_listed)]], Field(min_length=1)]],
     "strategy": Literal["factorial"],
     "tasks": Annotated[list[Any], BeforeValidator(_listed), Field(min_length=1)],
-    "seeds": Annotated[list[Annotated[int, Field(ge=0, strict=True)]], BeforeValidator(_seeds)],
+    "tune": TuneSection,
+    "seeds": _Seeds,
     "protocol": Protocol,
     "protocol_by": dict[str, dict[str, dict[str, Any]]],
     "scores": _Scores,
-    "primary": Literal["clip_i", "clip_t", "dino_i"],
+    "primary": _Score,
     "keep": Literal["all", "best", "none"],
     "store": Annotated[str, Field(min_length=1)],
 }
@@ -143,6 +161,7 @@ DEFAULTS: dict[str, Any] = {
     "fixed": {},
     "nested": [],
     "forbid": [],
+    "tune": None,
     "strategy": "factorial",
     "seeds": [0],
     "protocol": Protocol(),
@@ -151,6 +170,10 @@ DEFAULTS: dict[str, Any] = {
     "primary": "clip_i",
     "keep": "none",
 }
+
+
+ProtocolBy = dict[str, dict[str, dict[str, Any]]]
+"""Factor, level as text, and the protocol's fields that differ there."""
 
 
 @dataclass(frozen=True)
@@ -162,10 +185,11 @@ class StudyConfig:
     backbones : tuple of Source
     space : Space
     tasks : tuple of TaskSpec
+    tune : Tune or None
+        What is tuned before the study's trials run.
     seeds : tuple of int
     protocol : Protocol
-    protocol_by : dict
-        Factor, level as text, and the protocol's fields that differ there.
+    protocol_by : ProtocolBy
     scores : dict of str to Source
         Score and the model that computes it.
     store : str
@@ -178,21 +202,28 @@ class StudyConfig:
     tasks: tuple[TaskSpec, ...]
     seeds: tuple[int, ...]
     protocol: Protocol
-    protocol_by: dict[str, dict[str, dict[str, Any]]]
+    protocol_by: ProtocolBy
     scores: dict[str, Source]
     primary: str
     keep: str
     store: str
+    tune: Tune | None = None
 
-    def protocol_of(self, design: Mapping[str, Any]) -> Protocol:
-        """Return the protocol of a design: the study's, changed as `protocol_by` says for its levels."""
-        from study.space import text
-
-        changes: dict[str, Any] = {}
-        for factor, levels in self.protocol_by.items():
-            if factor in design:
-                changes.update(levels.get(text(design[factor]), {}))
+    def protocol_of(self, design: Mapping[str, Any], tuned: Mapping[str, Any] | None = None) -> Protocol:
+        """Return the protocol of a design: the study's, changed by hand for its levels, then by what was tuned."""
+        changes = {**by_hand(self.protocol_by, design), **(tuned or {})}
         return Protocol(**{**self.protocol.model_dump(), **changes}) if changes else self.protocol
+
+
+def by_hand(protocol_by: ProtocolBy, design: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of the protocol that `protocol_by` sets for the levels of a design."""
+    from study.space import text
+
+    changes: dict[str, Any] = {}
+    for factor, levels in protocol_by.items():
+        if factor in design:
+            changes.update(levels.get(text(design[factor]), {}))
+    return changes
 
 
 def find(study: str | Path) -> Path:
@@ -203,16 +234,7 @@ def find(study: str | Path) -> Path:
     InputFault
         If it is neither; lists the shipped names.
     """
-    path = Path(study)
-    if path.is_file():
-        return path
-    shipped = {file.stem: file for file in sorted(SHIPPED.glob("*.yaml"), key=lambda file: file.stem)}
-    if str(study) in shipped:
-        return shipped[str(study)]
-    raise InputFault(
-        f"no study {str(study)!r}: it is no file, and the shipped studies are {', '.join(shipped)}; "
-        "give one of these names or the path of a study file"
-    )
+    return shipped.find(study, SHIPPED, "study")
 
 
 def read(path: Path) -> StudyConfig:

@@ -4,6 +4,7 @@ The trials are trained one after another, each with the denoiser to itself. A tr
 into memory is a result like any other and leaves nothing behind for the next.
 """
 
+import contextlib
 import json
 import logging
 import math
@@ -17,16 +18,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import adapters
 from adapters.faults import InputFault
 from study.backbones.loading import Backbone, load
+from study.backbones.names import WORLD
 from study.config import Protocol
 from study.randomness import stream
-from study.scoring import Scorer, load_scorer
+from study.scoring import AnyScorer, TrueColours, load_scorer
 from study.tasks.specs import TaskSpec
 from study.tasks.subject import SubjectTask, prepare
-from study.training import PRECISIONS, Trained, train
+from study.training import PRECISIONS, Trained, autocast, train
 from study.trial import Pack, Progress, Sink, Trial, TrialResult
 
 PACKAGES = ("adapter-study", "torch", "diffusers", "transformers", "peft", "numpy", "pillow")
@@ -50,7 +53,7 @@ class Worker:
             torch.backends.cudnn.benchmark = False
         self._backbones: dict[tuple[str, torch.dtype], Backbone] = {}
         self._tasks: dict[str, SubjectTask] = {}
-        self._scorers: dict[str, Scorer] = {}
+        self._scorers: dict[str, AnyScorer] = {}
         self._provenance: dict[str, Any] = {}
 
     def backbone(self, name: str | dict[str, Any], precision: str) -> Backbone:
@@ -60,11 +63,11 @@ class Worker:
             self._backbones[key] = load(name, self.device, PRECISIONS[precision])
         return self._backbones[key]
 
-    def scorer(self, name: str | dict[str, Any]) -> Scorer:
+    def scorer(self, name: str | dict[str, Any]) -> AnyScorer:
         """Give a scorer by name."""
         key = json.dumps(name, sort_keys=True)
         if key not in self._scorers:
-            self._scorers[key] = load_scorer(name, self.device)
+            self._scorers[key] = TrueColours() if name == WORLD else load_scorer(name, self.device)
         return self._scorers[key]
 
     def task(self, spec: TaskSpec, backbone: Backbone, protocol: Protocol, store: str) -> SubjectTask:
@@ -129,8 +132,15 @@ def _run(trial: Trial, pack: Pack, worker: Worker, progress: Progress | None) ->
     task = worker.task(spec, backbone, protocol, pack.store)
     result = TrialResult(trial, "done")
     result.columns = {**_size(backbone, trial), "scorer_hashes_json": _scorer_hashes(scorers)}
-    insertion = adapters.insert(backbone.denoiser, trial.design, stream(trial.seed, task.key, "init"))
-    try:
+    untuned = _first_prediction(backbone, task, trial)
+    insertion = adapters.insert(
+        backbone.denoiser, trial.design, stream(trial.seed, task.key, "init"), backbone.text_encoder
+    )
+    with contextlib.ExitStack() as undo:
+        undo.callback(insertion.remove)
+        undo.enter_context(backbone.tuned_text(insertion.tunes_text))
+        start_change = (_first_prediction(backbone, task, trial) - untuned).abs().max() / untuned.abs().max()
+        result.columns["start_change"] = float(start_change)
         trained = train(
             backbone,
             insertion.parameters(0),
@@ -139,6 +149,7 @@ def _run(trial: Trial, pack: Pack, worker: Worker, progress: Progress | None) ->
             protocol.learning_rate,
             protocol.precision,
             None if progress is None else lambda step: progress(trial, step, protocol.steps),
+            lambda: insertion.penalty(0),
         )
         _record(result, trained)
         if result.status == "done":
@@ -148,9 +159,16 @@ def _run(trial: Trial, pack: Pack, worker: Worker, progress: Progress | None) ->
             result.columns["eval_seconds"] = time.perf_counter() - start
             if pack.keep != "none":
                 result.adapter = insertion.state(0) or None
-    finally:
-        insertion.remove()
     return result
+
+
+@torch.no_grad()
+def _first_prediction(backbone: Backbone, task: SubjectTask, trial: Trial) -> Tensor:
+    """Predict on the first batch of a trial, in float32: what a method that starts at identity leaves as it is."""
+    batch = next(task.batches(trial.seed, trial.protocol))
+    noisy = backbone.noised(batch.latents, batch.noise, batch.timesteps)
+    with autocast(backbone.device, trial.protocol.precision):
+        return backbone.predict(noisy, batch.timesteps, batch.context).float()
 
 
 def _record(result: TrialResult, trained: Trained) -> None:
@@ -170,17 +188,18 @@ def _check_unchanged(trial: Trial, spec: TaskSpec, backbone: Backbone) -> None:
 
 
 def _size(backbone: Backbone, trial: Trial) -> dict[str, Any]:
-    count = adapters.count(backbone.denoiser, trial.design)
+    count = adapters.count(backbone.denoiser, trial.design, backbone.text_encoder)
     return {
         "parameters": count.trainable,
         "ratio": count.ratio,
         "log_parameters": math.log(count.trainable) if count.trainable else float("nan"),
-        "width_resolved": ",".join(str(width) for width in sorted(set(count.widths))),
+        "width_resolved": ",".join(str(width) for width in sorted(set(count.widths)))
+        or ",".join(f"{key}={size}" for key, size in count.resolved.items()),
         "budget_met": count.budget_met,
     }
 
 
-def _scorer_hashes(scorers: dict[str, Scorer]) -> str:
+def _scorer_hashes(scorers: dict[str, AnyScorer]) -> str:
     return json.dumps({name: scorer.hash for name, scorer in scorers.items()}, sort_keys=True)
 
 

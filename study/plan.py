@@ -2,60 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from study import tuning
 from study.backbones.names import Source, content_hash
-from study.canonical import digest
+from study.canonical import canonical_json, digest
 from study.config import Protocol, StudyConfig
-from study.space import text
+from study.space import REFERENCE, text
 from study.trial import STATUSES, Pack, Trial
 
 if TYPE_CHECKING:
     import pandas as pd
-
-REFERENCE = {"method": "none"}
-"""The design of the untuned backbone, one trial for each task and seed."""
 
 # Seconds of the built-in model on two CPU cores, alone on the machine, before any trial of a store says better: one
 # picture trained on, one step of one picture drawn and scored; measured on the quick study, 80 trials in 8.5 minutes.
 _TRAINED, _DRAWN = 0.0105, 0.005
 
 
-def trials(study: StudyConfig) -> list[Trial]:
-    """Return every trial of a study: seed, then task, then design hash, so that a part of it is whole replicates.
+@dataclass(frozen=True)
+class Waiting:
+    """What is a trial as soon as its group is tuned; until then it has no protocol, and so no identity.
 
-    The untuned backbone stands in it once for each backbone, task and seed, with the role `reference`, unless it is a
-    design of the study itself.
+    Attributes
+    ----------
+    backbone, task : str
+        Names.
+    possible : bool
+        False if all grid points of the group have a diverged trial: then it never becomes one.
+    """
+
+    backbone: str
+    design: dict[str, Any]
+    task: str
+    seed: int
+    possible: bool
+
+
+def trials(study: StudyConfig, choices: Sequence[tuning.Choice]) -> list[Trial]:
+    """Return every trial of a study whose protocol is known, those of the tuning aside.
+
+    In order of seed, then task, then design hash, so that a part of it is whole replicates. The untuned backbone stands
+    in it once for each backbone, task and seed, with the role `reference`, unless it is a design of the study itself.
+
+    Parameters
+    ----------
+    choices : sequence of Choice
+        As `study.tuning.choices` returns them; none if the study tunes nothing.
 
     Raises
     ------
     InputFault
         If a backbone of the hub is not on this machine.
     """
-    hashes = [content_hash(source) for source in study.backbones]
-    tasks = [task.content_hash() for task in study.tasks]
+    return [each for each in _planned(study, choices) if isinstance(each, Trial)]
+
+
+def waiting(study: StudyConfig, choices: Sequence[tuning.Choice]) -> list[Waiting]:
+    """Return what else a study plans: the trials whose protocol is not known, in the same order."""
+    return [each for each in _planned(study, choices) if isinstance(each, Waiting)]
+
+
+def _planned(study: StudyConfig, choices: Sequence[tuning.Choice]) -> Iterator[Trial | Waiting]:
     designs = [("study", design) for design in study.space.designs]
     if REFERENCE not in study.space.designs:
         designs.append(("reference", dict(REFERENCE)))
     designs.sort(key=lambda entry: digest(entry[1]))
-    return [
-        Trial(
-            source.name,
-            design,
-            task.name,
-            seed,
-            study.protocol_of(design),
-            role,
-            backbone_hash=backbone_hash,
-            task_hash=task_hash,
-        )
-        for seed in study.seeds
-        for task, task_hash in zip(study.tasks, tasks, strict=True)
-        for source, backbone_hash in zip(study.backbones, hashes, strict=True)
-        for role, design in designs
-    ]
+    tuned = {canonical_json(design): group.name for group in tuning.groups(study) for design in group.designs}
+    found = {(choice.backbone, choice.group.name): choice for choice in choices}
+    hashes = [content_hash(source) for source in study.backbones]
+    tasks = [task.content_hash() for task in study.tasks]
+    for seed in study.seeds:
+        for task, task_hash in zip(study.tasks, tasks, strict=True):
+            for source, backbone_hash in zip(study.backbones, hashes, strict=True):
+                for role, design in designs:
+                    group = tuned.get(canonical_json(design))
+                    choice = found.get((source.name, group)) if group is not None else None
+                    point = choice.chosen if choice is not None else None
+                    if group is not None and point is None:
+                        possible = choice is None or choice.waits
+                        yield Waiting(source.name, design, task.name, seed, possible)
+                        continue
+                    yield Trial(
+                        source.name,
+                        design,
+                        task.name,
+                        seed,
+                        study.protocol_of(design, point.values if point is not None else None),
+                        role,
+                        backbone_hash=backbone_hash,
+                        task_hash=task_hash,
+                    )
 
 
 def packs(
@@ -63,13 +103,15 @@ def packs(
 ) -> list[Pack]:
     """Return packs of up to `size` consecutive trials of one backbone, task, seed and protocol.
 
+    The weights of trials that decide the tuning are not kept: only their scores are wanted.
+
     Parameters
     ----------
     attempts : mapping of trial id to int
         Attempts there are in the store; each trial gets the next one.
     """
     sources = {source.name: source for source in study.backbones}
-    specs = {task.name: task for task in study.tasks}
+    specs = {task.name: task for task in (*study.tasks, *(study.tune.tasks if study.tune else ()))}
     scorers = {name: address(source) for name, source in study.scores.items()}
     found = []
     alike = groupby(wanted, key=lambda trial: (trial.backbone, trial.task, trial.seed, trial.protocol))
@@ -83,7 +125,7 @@ def packs(
                     backbone=address(sources[backbone]),
                     tasks={task: specs[task]},
                     scores=scorers,
-                    keep=study.keep,
+                    keep="none" if part[0].role == "tune" else study.keep,
                     store=store,
                     study=study.name,
                     attempts={trial.id: attempts.get(trial.id, 0) + 1 for trial in part},
@@ -102,7 +144,12 @@ def address(source: Source) -> str | dict[str, str]:
 
 
 def status(
-    study: str, planned: Sequence[Trial], rows: pd.DataFrame, factors: Mapping[str, Sequence[str]]
+    study: str,
+    planned: Sequence[Trial],
+    rows: pd.DataFrame,
+    factors: Mapping[str, Sequence[str]],
+    tune: Sequence[Trial] = (),
+    unknown: Sequence[Waiting] = (),
 ) -> dict[str, Any]:
     """Return how far a plan is.
 
@@ -110,61 +157,93 @@ def status(
     ----------
     factors : mapping of str to sequence of str
         The factors to count by, and their levels in the order to show.
+    tune : sequence of Trial
+        The trials that decide the tuning.
+    unknown : sequence of Waiting
+        The trials whose protocol is not known yet; they count as planned and missing.
 
     Returns
     -------
     dict
         study; planned, done, diverged, failed, out_of_memory, missing (trials of the study's designs); by_factor
         (the same for each level of each factor, and each task and seed); reference (the same for the untuned
-        backbone); next (the first missing trial, or None).
+        backbone); tune (the same for the tuning); waiting (trials of the study's designs that wait for tuning); next
+        (the first missing trial, and what it tunes if it does; its id is None if it waits for tuning; or None).
     """
     found = dict(zip(rows["id"], rows["status"], strict=True)) if len(rows) else {}
-    own = [trial for trial in planned if trial.role == "study"]
+    own: list[Trial | Waiting] = [*(trial for trial in planned if trial.role == "study"), *unknown]
 
-    def count(some: Iterable[Trial]) -> dict[str, int]:
-        states = [found.get(trial.id, "missing") for trial in some]
+    def count(some: Iterable[Trial | Waiting]) -> dict[str, int]:
+        states = [found.get(trial.id, "missing") if isinstance(trial, Trial) else "missing" for trial in some]
         return {"planned": len(states), **{state: states.count(state) for state in (*STATUSES, "missing")}}
 
-    def level(trial: Trial, factor: str) -> str | None:
+    def level(trial: Trial | Waiting, factor: str) -> str | None:
         if factor in ("backbone", "task", "seed"):
             return str(getattr(trial, factor))
         return text(trial.design[factor]) if factor in trial.design else None
 
     by_factor: dict[str, dict[str, dict[str, int]]] = {}
     for factor, levels in factors.items():
-        members: dict[str, list[Trial]] = {name: [] for name in levels}
+        members: dict[str, list[Trial | Waiting]] = {name: [] for name in levels}
         for trial in own:
             name = level(trial, factor)
             if name is not None:
                 members[name].append(trial)
         by_factor[factor] = {name: count(some) for name, some in members.items()}
-    missing = next((trial for trial in planned if trial.id not in found), None)
+    wait = [trial for trial in unknown if trial.possible]
+    missing = [trial for trial in (*tune, *planned) if trial.id not in found]
+    coming: list[Trial | Waiting] = [*missing[:1], *wait]
     return {
         "study": study,
         **count(own),
         "by_factor": by_factor,
         "reference": count(trial for trial in planned if trial.role == "reference"),
-        "next": missing and {"id": missing.id, "design": missing.design, "task": missing.task, "seed": missing.seed},
+        "tune": count(tune),
+        "waiting": len(wait),
+        "next": _named(coming[0]) if coming else None,
     }
+
+
+def _named(trial: Trial | Waiting) -> dict[str, Any]:
+    named: dict[str, Any] = {"id": None, "design": trial.design, "task": trial.task, "seed": trial.seed, "tunes": {}}
+    if isinstance(trial, Trial):
+        named |= {"id": trial.id, "tunes": {key: getattr(trial.protocol, key) for key in trial.tunes}}
+    return named
+
+
+def stand_ins(study: StudyConfig, cells: Iterable[Waiting]) -> list[Trial]:
+    """Return trials that take as long as those that wait for tuning: under the first point of their group's grid."""
+    points = {canonical_json(design): group.points[0] for group in tuning.groups(study) for design in group.designs}
+    hashes = {source.name: content_hash(source) for source in study.backbones}
+    return [
+        Trial(
+            cell.backbone,
+            cell.design,
+            cell.task,
+            cell.seed,
+            study.protocol_of(cell.design, points[canonical_json(cell.design)]),
+            backbone_hash=hashes[cell.backbone],
+        )
+        for cell in cells
+    ]
 
 
 def seconds(wanted: Sequence[Trial], rows: pd.DataFrame) -> float | None:
     """Estimate how long trials take one after another.
 
-    From the mean time of rows with the same protocol if there are any; else, for the built-in model, from its measured
-    speed on two CPU cores; None for another backbone that has no rows yet.
+    From the mean time of rows with the same protocol, learning rate aside, if there are any; else, for the built-in
+    model, from its measured speed on two CPU cores; None for another backbone that has no rows yet.
     """
     timed = rows[rows["status"].isin(["done"]) & rows["pack_seconds"].notna()] if len(rows) else rows
     means: dict[tuple[str, str], float] = {}
     if len(timed):
-        from study.canonical import canonical_json
-
-        by = timed.groupby(["backbone_hash", "protocol_json"])["pack_seconds"].mean()
+        costs = {told: _cost(json.loads(told)) for told in timed["protocol_json"].unique()}
+        by = timed.groupby(["backbone_hash", timed["protocol_json"].map(costs)])["pack_seconds"].mean()
         means = {(str(key[0]), str(key[1])): float(value) for key, value in by.items()}  # type: ignore[index]
     total = 0.0
     for trial in wanted:
         if means:
-            key = trial.backbone_hash, canonical_json(trial.protocol.model_dump(mode="json"))
+            key = trial.backbone_hash, _cost(trial.protocol.model_dump(mode="json"))
             if key in means:
                 total += means[key]
                 continue
@@ -173,6 +252,11 @@ def seconds(wanted: Sequence[Trial], rows: pd.DataFrame) -> float | None:
             return None
         total += guess
     return total
+
+
+def _cost(protocol: Mapping[str, Any]) -> str:
+    """Return what decides how long a protocol takes."""
+    return canonical_json({key: value for key, value in protocol.items() if key != "learning_rate"})
 
 
 def _guess(protocol: Protocol, untuned: bool) -> float:

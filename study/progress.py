@@ -27,17 +27,15 @@ class Bar:
 
     Parameters
     ----------
-    trials : sequence of Trial
-        What is about to run.
     score : str
         The score to show.
     """
 
-    def __init__(self, trials: Sequence[Trial], score: str) -> None:
-        self._labels = {trial.id: trial.label() for trial in trials}
+    def __init__(self, score: str) -> None:
+        self._labels: dict[str, str] = {}
         self._score = score
         self._begin = time.monotonic()
-        self._total = len(trials)
+        self._total = 0
         self._done = 0
         self._part: dict[str, float] = {}
         console = Console(stderr=True)
@@ -64,6 +62,12 @@ class Bar:
     ) -> None:
         self._bar.stop()
 
+    def expect(self, trials: Sequence[Trial], later: int = 0) -> None:
+        """Take note of trials that are about to run, and of how many more will follow them."""
+        self._labels |= {trial.id: trial.label() for trial in trials}
+        self._total = self._done + len(trials) + later
+        self._bar.update(self._task, total=self._total)
+
     def hear(self, event: dict[str, Any]) -> None:
         """Take note of a worker's event."""
         trial = event["trial"]
@@ -88,3 +92,54 @@ class Bar:
         if share <= 0:
             return ""
         return f"{duration((time.monotonic() - self._begin) * (1 - share) / share)} left"
+
+
+class Steps:
+    """Shows one training: a bar with the time left on a terminal, a line for each tenth elsewhere.
+
+    Parameters
+    ----------
+    total : int
+        Steps of the training.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._begin = 0.0
+        self._tenth = 0
+        console = Console(stderr=True)
+        self._plain = not console.is_terminal
+        self._bar = Progress(
+            BarColumn(24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.description}", markup=False),
+            console=console,
+            transient=True,
+            disable=self._plain,
+        )
+        self._task = self._bar.add_task("starting", total=total)
+
+    def __enter__(self) -> Steps:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def stage(self, what: str) -> None:
+        """Say what is done now; the time left is reckoned from the last stage's begin."""
+        self._begin = time.monotonic()
+        self._bar.update(self._task, description=what)
+        if self._plain:
+            print(what, file=sys.stderr, flush=True)
+
+    def step(self, done: int) -> None:
+        """Take note of the number of steps done."""
+        left = f"{duration((time.monotonic() - self._begin) * (self._total - done) / done)} left"
+        self._bar.update(self._task, completed=done, description=left)
+        if self._plain and done * 10 // self._total > self._tenth:
+            self._tenth = done * 10 // self._total
+            print(f"{done}/{self._total} steps · {left}", file=sys.stderr, flush=True)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from analysis.anova_table import AnovaTable
-    from analysis.report.content import Gallery, ReportContent
+    from analysis.report.content import Gallery, ReportContent, Tuning
     from study.study import Study
 
 PAIR = ("input", "output")
@@ -98,10 +98,21 @@ def content(study: Study) -> ReportContent:
         references=references if len(references) else None,
         galleries=_galleries(study, frame, untuned, factors),
         failures=lost[[*factors, "task", "seed", "status", "error"]] if len(lost) else None,
+        tuning=_tuning(study),
         counts={name: status[name] for name in ("planned", "done", "diverged", "failed", "out_of_memory", "missing")},
         backbone=", ".join(source.name for source in study.config.backbones),
         provenance=_provenance(study, frame),
     )
+
+
+def _tuning(study: Study) -> Tuning | None:
+    from analysis.report.content import Tuning
+
+    tune = study.config.tune
+    if tune is None:
+        return None
+    backbone = ("backbone",) if len(study.config.backbones) > 1 else ()
+    return Tuning(study.tuned(), (*backbone, *tune.by), tuple(tune.grid), [task.name for task in tune.tasks])
 
 
 def _scores(study: Study, frame: pd.DataFrame) -> list[str]:

@@ -5,10 +5,13 @@ Definitions, for features of unit length
   pictures, so the mean over all real x generated pairs (DreamBooth, 2208.12242).
 - prompt fidelity (`clip_t`): cosine of a picture with its prompt, the rare token left out ("a photo of a robot on
   grass"): the scorer's text encoder never saw the subject, so the token would only add noise.
+- colour fidelity (`colour`): whether the subject's parts have their colours, judged by no encoder but by the truth of
+  the built-in world; see `study.world.colour_fidelity`. The trial's is the mean over the pictures whose prompt leaves
+  the subject its looks; another picture has none.
 - diversity: mean of 1 - cosine over pairs of pictures of one prompt; over all pairs when no prompt has two pictures.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,7 +23,8 @@ from torch import Tensor
 
 from adapters.faults import InputFault
 from study.backbones.loading import quiet
-from study.backbones.names import content_hash, fetch, resolve_scorer
+from study.backbones.names import WORLD, content_hash, fetch, resolve_scorer
+from study.world.colour_fidelity import VERSION, colour_fidelity, keeps_colours
 
 ROWS = 64
 
@@ -67,6 +71,34 @@ class Scorer:
         longest = self.model.config.text_config.max_position_embeddings
         given = self.tokenizer(list(texts), padding=True, truncation=True, max_length=longest, return_tensors="pt")
         return _features(self.model.get_text_features(**given.to(self.device))).float().cpu()
+
+
+@dataclass(frozen=True)
+class TrueColours:
+    """The truth of the built-in world as a scorer: of `colour`, and of nothing else.
+
+    Attributes
+    ----------
+    name, hash : what results record; the hash is the version of the definition.
+    """
+
+    name: str = WORLD
+    hash: str = VERSION
+
+    def fidelity(self, pictures: np.ndarray, prompts: Sequence[str], subject: str | None) -> list[float | None]:
+        """Score pictures, uint8 (N, H, W, 3); None where the prompt asks for other colours than the subject's.
+
+        Raises
+        ------
+        InputFault : the task is no subject of the built-in world.
+        """
+        if subject is None:
+            raise InputFault("colour needs the true colours, which only subjects of the built-in world have.")
+        found = colour_fidelity(pictures, subject).tolist()
+        return [score if keeps_colours(prompt) else None for score, prompt in zip(found, prompts, strict=True)]
+
+
+AnyScorer = Scorer | TrueColours
 
 
 def load_scorer(name: str | dict[str, Any], device: str | torch.device = "cpu") -> Scorer:
@@ -155,9 +187,10 @@ def score(
     pictures: np.ndarray,
     prompts: Sequence[int],
     described: Sequence[str],
-    scorers: dict[str, Scorer],
+    scorers: Mapping[str, AnyScorer],
     real: dict[str, Tensor],
-) -> tuple[dict[str, float], list[dict[str, float]]]:
+    subject: str | None = None,
+) -> tuple[dict[str, float], list[dict[str, float | None]]]:
     """Score a trial's pictures.
 
     Parameters
@@ -165,28 +198,34 @@ def score(
     pictures : uint8 (N, H, W, 3).
     prompts : which prompt each picture has, (N,).
     described : each picture's prompt without the rare token, (N,).
-    scorers : score name to scorer; a name ends in `_i` (image fidelity) or `_t` (prompt fidelity).
+    scorers : score name to scorer; a name ends in `_i` (image fidelity) or `_t` (prompt fidelity), or is `colour`.
     real : scorer hash to the features of the real pictures.
+    subject : the task's subject in the built-in world, which `colour` needs.
 
     Returns
     -------
-    The trial's scores, `diversity` included, and each picture's.
+    The trial's scores, `diversity` included, and each picture's; None where a picture is not to be judged.
 
     Raises
     ------
-    InputFault : a score whose name says neither, or a text score of a scorer that reads no text.
+    InputFault : a score whose name says neither, a text score of a scorer that reads no text, or `colour` without a
+        subject of the built-in world.
     """
-    features = {scorer.hash: scorer.images(pictures) for scorer in {s.hash: s for s in scorers.values()}.values()}
-    columns: dict[str, list[float]] = {}
+    encoders = {name: scorer for name, scorer in scorers.items() if isinstance(scorer, Scorer)}
+    features = {scorer.hash: scorer.images(pictures) for scorer in {s.hash: s for s in encoders.values()}.values()}
+    columns: dict[str, list[Any]] = {}
     for name, scorer in scorers.items():
-        if name.endswith("_i"):
+        if isinstance(scorer, TrueColours):
+            columns[name] = scorer.fidelity(pictures, described, subject)
+        elif name.endswith("_i"):
             columns[name] = image_fidelity(features[scorer.hash], real[scorer.hash]).tolist()
         elif name.endswith("_t"):
             columns[name] = prompt_fidelity(features[scorer.hash], scorer.texts(described)).tolist()
         else:
             raise InputFault(f"score {name!r}: expected a name ending in _i (image fidelity) or _t (prompt fidelity).")
-    totals = {name: float(np.mean(values)) for name, values in columns.items()}
-    judge = scorers.get("dino_i") or next((scorer for name, scorer in scorers.items() if name.endswith("_i")), None)
+    judged = {name: [value for value in values if value is not None] for name, values in columns.items()}
+    totals = {name: float(np.mean(values)) if values else float("nan") for name, values in judged.items()}
+    judge = encoders.get("dino_i") or next((scorer for name, scorer in encoders.items() if name.endswith("_i")), None)
     if judge is not None:
         totals["diversity"] = diversity(features[judge.hash], prompts)
     return totals, [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

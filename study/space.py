@@ -21,6 +21,9 @@ from study.canonical import canonical, canonical_json
 Level = str | int | float | bool
 Design = dict[str, Any]
 
+REFERENCE: Design = {"method": "none"}
+"""The design of the untuned backbone, with which a study is compared."""
+
 ALL: dict[str, tuple[str, ...]] = {"input": READS, "output": WRITES, "activation": ACTIVATIONS, "init": INITS}
 """What `all` stands for; other factors have no finite list of levels."""
 
@@ -37,15 +40,18 @@ def factor_texts(design: Design) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Factor:
-    """A column of the design and the levels it takes; `when` names the level it exists under, if any."""
+    """A column of the design and the levels it takes; `when` names a factor and those of its levels it exists under."""
 
     name: str
     levels: tuple[Level, ...]
-    when: tuple[str, Level] | None = None
+    when: tuple[str, tuple[Level, ...]] | None = None
 
     def exists_in(self, cell: Design) -> bool:
         """Say whether the cell has this factor."""
-        return self.when is None or (self.when[0] in cell and text(cell[self.when[0]]) == text(self.when[1]))
+        if self.when is None:
+            return True
+        above, levels = self.when
+        return above in cell and text(cell[above]) in map(text, levels)
 
 
 @dataclass(frozen=True)
@@ -162,7 +168,7 @@ class Space:
             try:
                 design = normalise(cell)
             except InputFault as first_fault:
-                for fault in _blame(cell, first_fault):
+                for fault in blame(cell, first_fault):
                     key = (fault.name, text(fault.level), fault.message if fault.name is None else "")
                     if key not in blamed:
                         blamed.add(key)
@@ -187,14 +193,15 @@ class Space:
         return None
 
 
-def _blame(cell: Design, fault: InputFault) -> Iterator[LevelFault]:
+def blame(cell: Design, fault: InputFault) -> Iterator[LevelFault]:
     """Find each key of a refused cell that is wrong: mend the one a message names and look again."""
     design = dict(cell)
     mended: set[str | None] = set()
     while True:
         message = str(fault)
         name = _named(message, design)
-        if name in mended:  # what it lacks is not a level of its own
+        lacking = name is None and any(re.search(rf"\b{key}\b", message) for key in mended)
+        if name in mended or lacking:  # what it lacks is not a level of its own
             return
         mended.add(name)
         yield LevelFault(name, design[name] if name else None, message)

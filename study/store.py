@@ -198,7 +198,7 @@ class Store:
             files = _files(self.folder / kind)
             try:
                 table = _read(files) if files else _table([], columns)
-                return table.to_pandas()
+                return _with(columns, table).to_pandas()
             except FileNotFoundError:
                 continue  # compacted by another process since it was listed: look again
         raise InputFault(f"{self.folder / kind} changes faster than it can be read; try again")
@@ -231,8 +231,8 @@ def read_results(path: str | Path) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Of a store: one row a trial of the study's designs; rows of the untuned backbone are left out. Of a CSV every
-        value is text, so that "NA" stays a level; `numbers` turns a response into numbers.
+        Of a store: one row a trial of the study's designs; rows of the untuned backbone and of the tuning are left out.
+        Of a CSV every value is text, so that "NA" stays a level; `numbers` turns a response into numbers.
 
     Raises
     ------
@@ -246,7 +246,7 @@ def read_results(path: str | Path) -> pd.DataFrame:
         rows = Store(path).rows()
         if rows.empty:
             raise InputFault(f"{path} holds no results; expected a store (it has trials/*.parquet), or a file")
-        return rows[rows["role"] != "reference"].reset_index(drop=True)
+        return rows[~rows["role"].isin(["reference", "tune"])].reset_index(drop=True)
     if not path.is_file():
         raise InputFault(f"{path}: no such file or folder; expected a store, a parquet file or a CSV")
     if path.suffix.lower() == ".parquet":
@@ -302,6 +302,13 @@ def _table(rows: list[dict[str, Any]], columns: Mapping[str, str]) -> pa.Table:
     others = dict.fromkeys(name for row in rows for name in row if name not in columns)
     table = pa.table({name: array(name) for name in [*columns, *others]})
     return table.replace_schema_metadata({_VERSION_KEY: str(SCHEMA_VERSION).encode()})
+
+
+def _with(columns: Mapping[str, str], table: pa.Table) -> pa.Table:
+    """Return a table with all of its columns of this version, empty where an earlier version wrote it without."""
+    import pyarrow as pa
+
+    return pa.concat_tables([_table([], columns), table], promote_options="permissive")
 
 
 def _files(folder: Path) -> list[Path]:

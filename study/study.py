@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from adapters.faults import InputFault
-from study import config, plan
-from study.backbones.names import fetch, unknown_words
+from study import config, plan, tuning
+from study.backbones.names import fetch
 from study.executors.local import LocalExecutor, State, cores, devices
 from study.progress import Bar
 from study.store import Known, Store
-from study.trial import Pack, Trial, TrialResult
+from study.tasks.specs import unknown_class
+from study.trial import ROLES, Pack, Trial, TrialResult
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,10 +44,27 @@ class Executor(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run left: how many of the plan's trials have each status, and which failed, with the reason."""
+    """What a run left.
+
+    Attributes
+    ----------
+    counts : dict of str to int
+        How many of the plan's trials have each status, the untuned backbone's included and the tuning's not.
+    failed : list of (Trial, str)
+        Which failed, those of the tuning included, with the reason.
+    tune : dict of str to int
+        How many trials of the tuning have each status.
+    waiting : int
+        How many of the missing trials wait for tuning.
+    impossible : list of str
+        A sentence for each group of designs that cannot be run, because its tuning has nothing to choose from.
+    """
 
     counts: dict[str, int]
     failed: list[tuple[Trial, str]] = field(default_factory=list)
+    tune: dict[str, int] = field(default_factory=dict)
+    waiting: int = 0
+    impossible: list[str] = field(default_factory=list)
 
 
 class Study:
@@ -93,35 +112,87 @@ class Study:
         return [*backbone, *self.config.space.varying]
 
     @cached_property
-    def trials(self) -> list[Trial]:
-        """Every trial of the plan, in the order it is run.
+    def tune_trials(self) -> list[Trial]:
+        """Every trial that decides the tuning, in the order it is run.
 
         Raises
         ------
         InputFault
             If a backbone of the hub is not on this machine; `run` downloads it.
         """
-        return plan.trials(self.config)
+        return tuning.trials(self.config)
+
+    @property
+    def trials(self) -> list[Trial]:
+        """Every trial of the plan that does not wait for tuning, in the order it is run.
+
+        Raises
+        ------
+        InputFault
+            If a backbone of the hub is not on this machine; `run` downloads it.
+        """
+        return plan.trials(self.config, self.choices())
+
+    def choices(self, rows: pd.DataFrame | None = None) -> list[tuning.Choice]:
+        """Return what the store decides for each backbone and group that is tuned.
+
+        Parameters
+        ----------
+        rows : DataFrame, optional
+            Rows of the store, if they are at hand.
+        """
+        if self.config.tune is None:
+            return []
+        return tuning.choices(self.config, self.store.rows() if rows is None else rows)
 
     def results(self, role: str = "study") -> pd.DataFrame:
         """Return the rows of this plan that are in the store, and of no other.
 
         Parameters
         ----------
-        role : {"study", "reference"}
-            `reference` gives the untuned backbone, one row for each task and seed.
+        role : {"study", "reference", "tune"}
+            `reference` gives the untuned backbone, one row for each task and seed; `tune` the trials that decide the
+            tuning.
 
         Returns
         -------
         DataFrame
             Columns as `study.columns.ROW` and a column of text for each factor.
+
+        Raises
+        ------
+        InputFault
+            If there is no such role.
         """
-        wanted = {trial.id for trial in self.trials if trial.role == role}
+        if role not in ROLES:
+            raise InputFault(f"got the role {role!r}, expected one of {', '.join(ROLES)}")
         rows = self.store.rows()
+        planned = self.tune_trials if role == "tune" else plan.trials(self.config, self.choices(rows))
+        wanted = {trial.id for trial in planned if trial.role == role}
         return rows[rows["id"].isin(wanted)].reset_index(drop=True)
 
+    def tuned(self) -> pd.DataFrame:
+        """Return how the protocols were tuned, as far as the store says.
+
+        Returns
+        -------
+        DataFrame
+            One row for each backbone, group and grid point: `backbone` if there are several; the levels of the keys
+            that make the groups; the values of the grid's keys, missing where they are set by hand; the mean primary
+            score over seeds within a task and then over tasks, missing unless every trial has one; the numbers of
+            trials `planned`, `done` and `diverged`; `chosen`; `at_edge`, whether it is chosen and a value is the least
+            or greatest of the several that were tried, so that a wider grid might hold a better one.
+        """
+        return tuning.table(self.config, self.choices())
+
     def status(self) -> dict[str, Any]:
-        """Return how far the study is; see `study.plan.status`."""
+        """Return how far the study is.
+
+        Returns
+        -------
+        dict
+            As `study.plan.status` has it, and `impossible`: a sentence for each group of designs that cannot be run.
+        """
         known = {
             "backbone": [source.name for source in self.config.backbones],
             "task": [task.name for task in self.config.tasks],
@@ -129,19 +200,18 @@ class Study:
         }
         shown = [*self.factors, "task", "seed"]
         levels = {name: known.get(name) or self.config.space.levels(name) for name in shown}
-        return plan.status(self.config.name, self.trials, self.store.rows(), levels)
+        rows = self.store.rows()
+        choices = self.choices(rows)
+        planned, unknown = plan.trials(self.config, choices), plan.waiting(self.config, choices)
+        found = plan.status(self.config.name, planned, rows, levels, self.tune_trials, unknown)
+        return {**found, "impossible": tuning.impossible(self.config, choices)}
 
     def warnings(self) -> list[str]:
         """Return what is allowed but should be known before a run."""
         told = []
         for source in self.config.backbones:
-            for task in self.config.tasks:
-                words = unknown_words(source, task.class_word)
-                if words:
-                    told.append(
-                        f"the text encoder of {source.name} spells {', '.join(words)!r} letter by letter: the class of "
-                        f"{task.name} means little to it; prefer a class word that it was trained with"
-                    )
+            for task in (*self.config.tasks, *(self.config.tune.tasks if self.config.tune else ())):
+                told += unknown_class(source, task)
         return list(dict.fromkeys(told))
 
     def run(
@@ -152,6 +222,8 @@ class Study:
         executor: Executor | None = None,
     ) -> Outcome:
         """Train and score the trials that have no row yet; safe to interrupt, run again to go on.
+
+        The trials of the tuning come first; those of the study run under the protocols that these have chosen.
 
         Parameters
         ----------
@@ -180,19 +252,41 @@ class Study:
         for source in self.config.backbones:
             if source.kind in ("hub", "arch"):
                 fetch(source)
-        known = Known.of(self.store)
-        states = {None} if only == "missing" else {"failed", "out_of_memory"}
-        wanted = [trial for trial in self.trials if known.status.get(trial.id) in states][:limit]
-        if wanted:
-            with Bar(wanted, self.config.primary) as bar:
+        phases = self._phases({None} if only == "missing" else {"failed", "out_of_memory"}, limit)
+        first = next(phases, None)
+        if first is not None:
+            with Bar(self.config.primary) as bar:
                 runner = executor or LocalExecutor(self.store, self._devices(workers), bar.hear)
                 try:
-                    self._drive(runner, wanted, known.attempts)
+                    for wanted, later, attempts in chain([first], phases):
+                        bar.expect(wanted, later)
+                        self._drive(runner, wanted, attempts)
                 finally:
                     runner.close()
                     if self.config.keep == "best":
                         self.store.keep_best(self.config.primary)
         return self._outcome()
+
+    def _phases(self, states: set[str | None], limit: int | None) -> Iterator[tuple[list[Trial], int, dict[str, int]]]:
+        """Yield what is to run, how much will follow and the attempts there are: the tuning, then what it has chosen.
+
+        The second is looked up only when it is asked for, so the first has run by then.
+        """
+        known = Known.of(self.store)
+        wanted = [trial for trial in self.tune_trials if known.status.get(trial.id) in states][:limit]
+        if wanted:
+            choices = self.choices()
+            later = sum(known.status.get(trial.id) in states for trial in plan.trials(self.config, choices))
+            if None in states:
+                later += len(plan.waiting(self.config, choices))
+            if limit is not None:
+                limit -= len(wanted)
+                later = min(later, limit)
+            yield wanted, later, known.attempts
+            known = Known.of(self.store)
+        wanted = [trial for trial in self.trials if known.status.get(trial.id) in states][:limit]
+        if wanted:
+            yield wanted, 0, known.attempts
 
     def _drive(self, executor: Executor, wanted: list[Trial], attempts: dict[str, int]) -> None:
         """Run trials to their rows; those of a worker that died are tried again, each in a pack of its own."""
@@ -233,11 +327,23 @@ class Study:
         return found * workers
 
     def _outcome(self) -> Outcome:
-        rows = self.store.rows().set_index("id")
-        states = {trial.id: rows["status"].get(trial.id, "missing") for trial in self.trials}
+        rows = self.store.rows()
+        choices = self.choices(rows)
+        planned, unknown = plan.trials(self.config, choices), plan.waiting(self.config, choices)
+        known = rows.set_index("id")
+        states = {trial.id: known["status"].get(trial.id, "missing") for trial in (*self.tune_trials, *planned)}
+        counts = Counter(states[trial.id] for trial in planned)
+        if unknown:
+            counts["missing"] += len(unknown)
         failed = [
-            (trial, str(rows["error"][trial.id]))
-            for trial in self.trials
+            (trial, str(known["error"][trial.id]))
+            for trial in (*self.tune_trials, *planned)
             if states[trial.id] in ("failed", "out_of_memory")
         ]
-        return Outcome(dict(Counter(states.values())), failed)
+        return Outcome(
+            dict(counts),
+            failed,
+            tune=dict(Counter(states[trial.id] for trial in self.tune_trials)),
+            waiting=sum(trial.possible for trial in unknown),
+            impossible=tuning.impossible(self.config, choices),
+        )

@@ -103,6 +103,7 @@ def train(
     learning_rate: float,
     precision: str = "float32",
     progress: Callable[[int], None] | None = None,
+    penalty: Callable[[], Tensor | None] = lambda: None,
 ) -> Trained:
     """Train the parameters for `steps` steps, in place.
 
@@ -111,6 +112,7 @@ def train(
     parameters : what AdamW (betas 0.9 and 0.999, weight decay 0.01) updates; each must be there once.
     batches : one a step.
     progress : called with the number of steps done, now and then.
+    penalty : what a method adds to the loss of every step; it is no part of the losses that are recorded.
 
     Raises
     ------
@@ -127,8 +129,9 @@ def train(
     for done, batch in enumerate(islice(batches, steps), start=1):
         with autocast(denoiser.device, precision):
             loss = row_losses(denoiser, batch).mul(batch.weight).sum()
+        extra = penalty()
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        (loss if extra is None else loss + extra.to(loss.dtype)).backward()
         optimiser.step()
         losses[done - 1] = loss.detach()
         if done % LOOK_EVERY == 0 or done == steps:

@@ -27,7 +27,7 @@ FINAL = ("done", "diverged")
 """Statuses that are results; a trial that has one is never run again."""
 
 STATUSES = (*FINAL, "failed", "out_of_memory")
-ROLES = ("study", "reference")
+ROLES = ("study", "reference", "tune")
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,11 @@ class Trial:
         Names, for people; the identity holds the content hashes instead.
     design : dict
         As `adapters.normalise` returns it.
-    role : {"study", "reference"}
-        `reference` is the untuned backbone that a study is compared with. Not part of the identity.
+    role : {"study", "reference", "tune"}
+        `reference` is the untuned backbone that a study is compared with, `tune` a trial that decides a protocol. Not
+        part of the identity.
+    tunes : tuple of str
+        The keys of the protocol that a `tune` trial tries. Not part of the identity.
     backbone_hash, task_hash : str
         Content hashes: of the weights and configurations; of the pictures, prompts and class word.
     """
@@ -52,6 +55,7 @@ class Trial:
     seed: int
     protocol: Protocol
     role: str = "study"
+    tunes: tuple[str, ...] = field(default=(), kw_only=True)
     backbone_hash: str = field(default="", kw_only=True)
     task_hash: str = field(default="", kw_only=True)
 
@@ -78,11 +82,15 @@ class Trial:
         )
 
     def label(self) -> str:
-        """Return one short line for people: what is trained, on which task, with which seed."""
+        """Return one short line for people: what is trained, what is tried, on which task, with which seed."""
         design = self.design
-        what = f"{design['input']}→{design['output']}" if "input" in design and "output" in design else design["method"]
-        rest = [str(design[key]) for key in ("activation", "scale") if key in design]
-        return f"{' '.join([what, *rest])} · {self.task} · seed {self.seed}"
+        if "input" in design and "output" in design:
+            words = [f"{design['input']}→{design['output']}"]
+            words += [str(design[key]) for key in ("activation", "scale") if key in design]
+        else:
+            words = [design["method"], *(_words(key, value) for key, value in design.items() if key != "method")]
+        words += [_words("lr" if key == "learning_rate" else key, getattr(self.protocol, key)) for key in self.tunes]
+        return f"{' '.join(filter(None, words))} · {self.task} · seed {self.seed}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the trial as JSON values."""
@@ -95,12 +103,22 @@ class Trial:
             "seed": self.seed,
             "protocol": self.protocol.model_dump(mode="json"),
             "role": self.role,
+            "tunes": list(self.tunes),
         }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Trial:
         """Return the trial that `to_json` wrote."""
-        return cls(**{**data, "protocol": Protocol(**data["protocol"])})
+        return cls(**{**data, "protocol": Protocol(**data["protocol"]), "tunes": tuple(data["tunes"])})
+
+
+def _words(key: str, value: Any) -> str:
+    """Return a setting as people read it: "rank 4", "budget 5%", "rslora"; nothing for what is switched off."""
+    if isinstance(value, bool):
+        return key if value else ""
+    if key == "budget" and isinstance(value, float):
+        return f"budget {100 * value:.4g}%"
+    return f"{key} {value}"
 
 
 @dataclass(frozen=True)

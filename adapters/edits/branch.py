@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from adapters.draws import Draws
-from adapters.edits.edit import Rows
+from adapters.edits.edit import Rows, Weights
 from adapters.faults import InputFault
 from adapters.positions import READ_SITES, TRUNK_BEFORE, WRITE_SITES, Block, Site
 
@@ -96,6 +96,13 @@ class Branch:
             self._tap(read, keep)
             self._tap(write, lambda tensor: add(tensor, taken()))
         return {f"{self.block.name}.{name}": parameter for name, parameter in self._parameters.items()}
+
+    def merge(self, weights: Weights) -> None:
+        """Refuse: a branch between two positions is no change of the denoiser's weights."""
+        raise InputFault(
+            f"an adapter that reads {self.input} and is added at {self.output} is a layer of its own and cannot be "
+            "merged into the denoiser's weights; put it on a pipeline with adapters.load(pipe, path)"
+        )
 
     def detach(self) -> None:
         """Take the hooks off."""

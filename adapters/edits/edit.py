@@ -1,8 +1,8 @@
-"""What every edit can do, and which rows of a batch belong to which slot of a pack."""
+"""What every edit can do, which rows of a batch belong to which slot of a pack, and weights with edits merged in."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -76,6 +76,10 @@ class Rows:
         return self._indices[key]
 
 
+Weights = MutableMapping[str, Tensor]
+"""Weights of a denoiser by full name, on which edits are merged one after another."""
+
+
 class Edit(Protocol):
     """A change of the denoiser that can be put on and undone to the bit."""
 
@@ -84,6 +88,15 @@ class Edit(Protocol):
 
     def attach(self, slot: int, rows: Rows, draws: Draws) -> dict[str, nn.Parameter]:
         """Put the edit on for a slot and give its trained parameters by full name."""
+
+    def merge(self, weights: Weights) -> None:
+        """Change weights so that the bare denoiser computes what it computes with the attached edit.
+
+        Raises
+        ------
+        InputFault
+            When no weights of the denoiser can do what the edit does.
+        """
 
     def detach(self) -> None:
         """Undo everything that `attach` did; a second call does nothing."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from adapters.draws import Draws
-from adapters.edits.edit import Rows
+from adapters.edits.edit import Rows, Weights
 
 
 class InPlace:
@@ -34,6 +34,11 @@ class InPlace:
             self._originals[name] = parameter.detach().clone(), parameter.requires_grad
             parameter.requires_grad_(True)
         return dict(self._trained)
+
+    def merge(self, weights: Weights) -> None:
+        """Put the trained values in place of the originals."""
+        for name, parameter in self._trained.items():
+            weights[name] = parameter.detach().clone()
 
     def detach(self) -> None:
         """Put the originals back, bit for bit, and drop the gradients."""

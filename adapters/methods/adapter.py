@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from adapters import levels
-from adapters.budget import Cost, Count, bottleneck_cost, convolutional_cost, met, solve
+from adapters.budget import Cost, Count, asked, bottleneck_cost, convolutional_cost, met, solve
 from adapters.designs import backbone_parameters, refuse_unknown_keys
 from adapters.faults import InputFault
 from adapters.positions import Block, blocks, check_pair, component
@@ -97,22 +97,29 @@ class Adapter:
             **size,
         }
 
-    def count(self, denoiser: nn.Module) -> Count:
+    def count(self, denoiser: nn.Module, text_encoder: nn.Module | None = None) -> Count:
         """Count the adapters' parameters in closed form."""
         costs = self._costs(blocks(denoiser, self.input, self.output))
         backbone = backbone_parameters(denoiser)
-        asked = self._asked(backbone)
-        widths = self._widths(costs, asked)
+        budget = asked(self.budget, backbone)
+        widths = self._widths(costs, budget)
         trainable = sum(cost.at(width) for cost, width in zip(costs, widths, strict=True))
-        return Count(trainable, backbone, trainable / backbone, widths, asked, met(trainable, asked))
+        return Count(
+            trainable,
+            backbone,
+            trainable / backbone,
+            widths=widths,
+            budget_asked=budget,
+            budget_met=met(trainable, budget),
+        )
 
-    def edits(self, denoiser: nn.Module) -> list[Edit]:
+    def edits(self, denoiser: nn.Module, text_encoder: nn.Module | None = None) -> list[Edit]:
         """Compile to one branch a block."""
         from adapters.edits.branch import Branch
         from adapters.forms import Bottleneck, ConvolutionalBottleneck
 
         found = blocks(denoiser, self.input, self.output)
-        widths = self._widths(self._costs(found), self._asked(backbone_parameters(denoiser)))
+        widths = self._widths(self._costs(found), asked(self.budget, backbone_parameters(denoiser)))
         edits: list[Edit] = []
         for block, width in zip(found, widths, strict=True):
             form: Bottleneck | ConvolutionalBottleneck
@@ -129,11 +136,8 @@ class Adapter:
         cost = convolutional_cost if component(self.input) == "resnet" else bottleneck_cost
         return [cost(block.read, block.write) for block in found]
 
-    def _asked(self, backbone: int) -> int | None:
-        return round(self.budget * backbone) if isinstance(self.budget, float) else self.budget
-
-    def _widths(self, costs: list[Cost], asked: int | None) -> tuple[int, ...]:
-        if asked is None:
+    def _widths(self, costs: list[Cost], budget: int | None) -> tuple[int, ...]:
+        if budget is None:
             assert self.width is not None  # from_design: exactly one of the two
             return (self.width,) * len(costs)
-        return solve(costs, asked)
+        return solve(costs, budget)

@@ -31,10 +31,10 @@ class Untuned:
         """Give the canonical design."""
         return {"method": "none"}
 
-    def count(self, denoiser: nn.Module) -> Count:
+    def count(self, denoiser: nn.Module, text_encoder: nn.Module | None = None) -> Count:
         """Count zero parameters."""
         return Count(trainable=0, backbone=backbone_parameters(denoiser), ratio=0.0)
 
-    def edits(self, denoiser: nn.Module) -> list[Edit]:
+    def edits(self, denoiser: nn.Module, text_encoder: nn.Module | None = None) -> list[Edit]:
         """Change nothing."""
         return []

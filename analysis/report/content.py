@@ -21,6 +21,28 @@ class Gallery:
 
 
 @dataclass(frozen=True)
+class Tuning:
+    """How settings of the training were tuned before the trials of the report ran.
+
+    Attributes
+    ----------
+    frame : DataFrame
+        One row a group and grid point: the columns of ``groups`` and ``grid`` (missing where a group does not try the
+        key), the mean in the report's response (missing where a trial has none), the numbers of trials ``planned``,
+        ``done`` and ``diverged``, and the truth of ``chosen`` and ``at_edge``.
+    groups, grid : tuple of str
+        Columns that name the group, and those that name the grid point.
+    tasks : sequence of str
+        What it was tuned on.
+    """
+
+    frame: pd.DataFrame = field(repr=False)
+    groups: tuple[str, ...]
+    grid: tuple[str, ...]
+    tasks: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class ReportContent:
     """Everything a report shows.
 
@@ -47,6 +69,7 @@ class ReportContent:
     galleries : sequence of Gallery
     failures : DataFrame or None
         One row a trial that failed or diverged, columns as they shall be printed.
+    tuning : Tuning or None
     counts : mapping
         State → number of trials, ``planned`` among them.
     backbone : str
@@ -67,6 +90,7 @@ class ReportContent:
     references: pd.DataFrame | None = field(default=None, repr=False)
     galleries: Sequence[Gallery] = ()
     failures: pd.DataFrame | None = field(default=None, repr=False)
+    tuning: Tuning | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
     backbone: str = ""
     provenance: Mapping[str, str] = field(default_factory=dict)

@@ -14,6 +14,7 @@ from analysis import figures
 from analysis.anova_table import AnovaTable, TermRow, p_text
 from analysis.report.content import ReportContent
 from analysis.report.findings import Findings, find
+from analysis.report.tuning import CHOSEN, listing
 from analysis.report.words import answer
 
 
@@ -41,6 +42,7 @@ def render(content: ReportContent) -> str:
         designs=_frame(_design_table(content, findings.designs)),
         references=_frame(findings.references),
         failures=_frame(content.failures if content.failures is not None else pd.DataFrame()),
+        tuning=_tuning(content),
     )
 
 
@@ -139,6 +141,13 @@ def _design_table(content: ReportContent, designs: pd.DataFrame) -> pd.DataFrame
         if column in designs and column != content.response:
             shown[column] = designs[column]
     return shown.loc[:, [c for c in shown if c != "component" or shown[c].nunique() > 1]]
+
+
+def _tuning(content: ReportContent) -> dict[str, Any] | None:
+    if content.tuning is None:
+        return None
+    table, notes = listing(content.tuning, content.response)
+    return {"table": _frame(table), "notes": notes, "tasks": ", ".join(content.tuning.tasks), "mark": CHOSEN}
 
 
 def _frame(frame: pd.DataFrame) -> dict[str, Any]:

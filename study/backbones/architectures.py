@@ -70,6 +70,25 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     },
 }
 
+TEXT_ENCODERS: dict[str, dict[str, Any]] = {
+    # The text model of CLIP ViT-L/14.
+    "sd15": {
+        "vocab_size": 49408,
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+    },
+    # The text model of OpenCLIP ViT-H/14 without its last layer.
+    "sd21": {
+        "vocab_size": 49408,
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 23,
+        "num_attention_heads": 16,
+    },
+}
+
 
 def architecture(name: str) -> nn.Module:
     """Build the denoiser of a known architecture on the meta device.
@@ -112,6 +131,37 @@ def denoiser_of(folder: Path) -> nn.Module:
     except (TypeError, ValueError, KeyError, IndexError, RuntimeError, ArithmeticError) as error:
         # diffusers checks configurations with whatever its own code runs into
         raise InputFault(f"{path} describes no denoiser that diffusers can build: {error}") from error
+
+
+def text_architecture(name: str) -> nn.Module | None:
+    """Build the text encoder of a known architecture on the meta device; None where it has none, or several."""
+    return _text_model(TEXT_ENCODERS[name]) if name in TEXT_ENCODERS else None
+
+
+def text_encoder_of(folder: Path) -> nn.Module:
+    """Build the text encoder of a pipeline folder on the meta device; reads ``text_encoder/config.json`` only.
+
+    Raises
+    ------
+    InputFault
+        When that file is missing, is not JSON, or describes no CLIP text model.
+    """
+    import json
+
+    path = folder / "text_encoder" / "config.json"
+    try:
+        return _text_model(json.loads(path.read_text(encoding="utf-8")))
+    except Exception as error:  # transformers checks configurations with whatever its own code runs into
+        raise InputFault(f"{path} describes no CLIP text model: {error}") from error
+
+
+def _text_model(config: dict[str, Any]) -> nn.Module:
+    import torch
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    with torch.device("meta"):
+        model: nn.Module = CLIPTextModel(CLIPTextConfig(**config))
+    return model
 
 
 def build(config: dict[str, Any]) -> nn.Module:

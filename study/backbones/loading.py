@@ -5,7 +5,8 @@ The safety checker is left out: it sees photographs of 224 pixels and blanks dra
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ class Backbone:
         self.size: int = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
         self.noiser = DDPMScheduler.from_config({"clip_sample": False, **pipeline.scheduler.config})
         self._embedded: dict[str, torch.Tensor] = {}
+        self._text_is_tuned = False
         for module in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
             module.requires_grad_(False).eval()
 
@@ -74,12 +76,30 @@ class Backbone:
         pixels = ((pixels.float() + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8)
         return pixels.permute(0, 2, 3, 1).cpu().numpy()
 
-    @torch.no_grad()
+    @property
+    def text_encoder(self) -> torch.nn.Module:
+        """The pipeline's text encoder."""
+        return self.pipeline.text_encoder
+
+    @contextmanager
+    def tuned_text(self, tuned: bool = True) -> Iterator[None]:
+        """Embed every prompt anew, with gradients, for as long as the context lasts: the text encoder is being tuned."""
+        former, self._text_is_tuned = self._text_is_tuned, tuned
+        try:
+            yield
+        finally:
+            self._text_is_tuned = former
+
     def embed(self, prompts: Sequence[str]) -> torch.Tensor:
-        """Embed prompts with the frozen text encoder: (N, tokens, width). A prompt is embedded once and remembered."""
-        for prompt in prompts:
-            if prompt not in self._embedded:
-                self._embedded[prompt] = self.pipeline.encode_prompt(prompt, self.device, 1, False)[0]
+        """Embed prompts: (N, tokens, width). With a frozen text encoder a prompt is embedded once and remembered."""
+        if self._text_is_tuned:
+            distinct = list(dict.fromkeys(prompts))
+            embedded = self.pipeline.encode_prompt(distinct, self.device, 1, False)[0]
+            return embedded[[distinct.index(prompt) for prompt in prompts]]
+        with torch.no_grad():
+            for prompt in prompts:
+                if prompt not in self._embedded:
+                    self._embedded[prompt] = self.pipeline.encode_prompt(prompt, self.device, 1, False)[0]
         return torch.cat([self._embedded[prompt] for prompt in prompts])
 
     def too_long(self, prompts: Sequence[str]) -> list[str]:

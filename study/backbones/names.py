@@ -16,6 +16,8 @@ from study.backbones.architectures import ARCHITECTURES
 BUILTIN = Path(__file__).resolve().parent.parent / "builtin"
 BACKBONES = ("micro-unet",)
 SCORERS = ("micro-clip", "micro-dino")
+WORLD = "world"
+"""Scores by the truth of the built-in world; no model, so `resolve_scorer` does not know it."""
 COMPONENTS = {
     "unet": "diffusion_pytorch_model",
     "vae": "diffusion_pytorch_model",

@@ -39,7 +39,8 @@ def command(
     """Print the analysis of variance of results.
 
     Every value of a factor or block is a level, numbers and "NA" included. Rows whose response is missing are counted
-    and left out.
+    and left out. Of a store, the rows of the untuned backbone and of tuning (role reference and tune) are left out, so
+    that no --where is needed for them.
     """
     from analysis import anova
     from study.store import read_results

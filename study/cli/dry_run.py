@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator
 
 from adapters.faults import InputFault
-from study import plan
+from study import plan, tuning
 from study.progress import duration
 from study.study import Study
 
@@ -44,14 +44,53 @@ def describe(study: Study) -> Iterator[str]:
     yield f"seeds: {', '.join(map(str, config.seeds))}"
     total = designs * tasks * seeds * backbones
     counts = {"design": designs, "task": tasks, "seed": seeds} | ({"backbone": backbones} if backbones > 1 else {})
-    of = " × ".join(f"{count} {name}{'s' * (count != 1)}" for name, count in counts.items())
+    of = " × ".join(_several(count, name) for name, count in counts.items())
     yield f"trials: {total} ({of}), and {tasks * seeds * backbones} of the untuned backbone to compare with"
+    yield from _tuning(study)
     yield from _remaining(study)
+
+
+def _tuning(study: Study) -> Iterator[str]:
+    """Yield the groups that are tuned, what is tried for each and what was chosen, if it was."""
+    config = study.config
+    if config.tune is None:
+        return
+    groups = tuning.groups(config)
+    tasks, seeds, backbones = len(config.tune.tasks), len(config.tune.seeds), len(config.backbones)
+    yield (
+        f"tuning by {', '.join(config.tune.by)}, on {', '.join(task.name for task in config.tune.tasks)}, "
+        f"seeds {', '.join(map(str, config.tune.seeds))}:"
+    )
+    try:
+        choices = study.choices()
+    except InputFault:  # a backbone that is not on this machine has no results; `_remaining` tells of it
+        choices = []
+    for group in groups:
+        grid = "; ".join(f"{key} {', '.join(map(str, values))}" for key, values in group.grid.items())
+        design = " ".join(f"{key}={value}" for key, value in group.designs[0].items())
+        yield f"  {group.name}: {grid}; tried on {design} for {_several(len(group.designs), 'design')}"
+        for choice in choices:
+            if choice.group == group and choice.chosen:
+                where = f" on {choice.backbone}" if backbones > 1 else ""
+                point = ", ".join(f"{key} {value}" for key, value in choice.chosen.values.items())
+                yield f"    chosen{where}: {point}"
+    left = len(config.space.designs) - sum(len(group.designs) for group in groups)
+    if left:
+        yield f"  not tuned: {_several(left, 'design')} with nothing to train, or set by hand under `protocol_by`"
+    points = sum(len(group.points) for group in groups)
+    of = [_several(points, "grid point"), _several(tasks, "task"), _several(seeds, "seed")]
+    of += [_several(backbones, "backbone")] * (backbones > 1)
+    yield f"tune trials: {points * tasks * seeds * backbones} ({' × '.join(of)})"
+
+
+def _several(count: int, name: str) -> str:
+    return f"{count} {name}{'s' * (count != 1)}"
 
 
 def _remaining(study: Study) -> Iterator[str]:
     try:
-        trials = study.trials
+        trials = [*study.tune_trials, *study.trials]
+        waiting = [trial for trial in plan.waiting(study.config, study.choices()) if trial.possible]
     except InputFault as fault:
         yield f"estimated time: unknown ({fault})"
         return
@@ -59,8 +98,8 @@ def _remaining(study: Study) -> Iterator[str]:
     finished = set(rows["id"])
     missing = [trial for trial in trials if trial.id not in finished]
     if len(missing) < len(trials):
-        yield f"already in the store: {len(trials) - len(missing)} of {len(trials)}"
-    seconds = plan.seconds(missing, rows)
+        yield f"already in the store: {len(trials) - len(missing)} of {len(trials) + len(waiting)}"
+    seconds = plan.seconds([*missing, *plan.stand_ins(study.config, waiting)], rows)
     if seconds is None:
         yield "estimated time: unknown until the first trials on this backbone have run"
     elif len(rows):

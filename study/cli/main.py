@@ -22,6 +22,9 @@ COMMANDS = {
     "params": "Count the trainable parameters of a design on a backbone.",
     "anova": "Print the analysis of variance of results.",
     "report": "Write a study's report as one HTML page.",
+    "train": "Train a recipe on a folder of pictures and keep the adapter.",
+    "export": "Write a trained adapter in a format that other programs read.",
+    "generate": "Draw pictures with a trained adapter.",
     "compact": "Merge a store's many small files into few.",
     "gc": "Delete what interrupted runs left in a store.",
 }

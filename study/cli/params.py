@@ -28,7 +28,9 @@ def command(
     Only configurations are read: nothing is downloaded, and no weights are loaded.
     """
     checked = normalise(parse_design(design))
-    result = count(_denoiser(resolve(backbone)), checked)
+    source = resolve(backbone)
+    text_encoder = _text_encoder(source) if checked.get("text_encoder") else None
+    result = count(_denoiser(source), checked, text_encoder)
     if json:
         document = {
             "trainable": result.trainable,
@@ -36,6 +38,7 @@ def command(
             "ratio": result.ratio,
             "design": checked,
             "widths": list(result.widths),
+            "resolved": dict(result.resolved),
             "budget_asked": result.budget_asked,
             "budget_met": result.budget_met,
         }
@@ -45,6 +48,8 @@ def command(
     if result.widths:
         low, high = min(result.widths), max(result.widths)
         print(f"{len(result.widths)} blocks, width {low}" + (f" to {high}" if high > low else ""))
+    if result.resolved:
+        print(", ".join(f"{key} {size}" for key, size in result.resolved.items()))
     if not result.budget_met:
         print(f"the budget of {result.budget_asked:,} is missed by more than 3 %, and no widths come closer")
 
@@ -74,6 +79,17 @@ def _denoiser(source: Source) -> nn.Module:
     if source.kind == "arch":
         return architecture(source.id or "")
     return denoiser_of(source.path or _downloaded(source))
+
+
+def _text_encoder(source: Source) -> nn.Module | None:
+    from study.backbones.architectures import text_architecture, text_encoder_of
+
+    if source.kind == "arch":
+        found = text_architecture(source.id or "")
+        if found is None:
+            raise InputFault(f"{source.name} has no text encoder that can be tuned here; leave out text_encoder=true")
+        return found
+    return text_encoder_of(source.path or _downloaded(source))
 
 
 def _downloaded(source: Source) -> Path:

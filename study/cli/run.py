@@ -29,7 +29,8 @@ def command(
 ) -> None:
     """Train and score every trial of a study that has no result yet, then print the ANOVA.
 
-    A run may be interrupted at any moment; the same command goes on. Exit code 1 if trials of the study failed.
+    What the study's section `tune` asks for is tuned first. A run may be interrupted at any moment; the same command
+    goes on. Exit code 1 if trials of the study failed, or cannot be run because tuning them has failed.
     """
     loaded = Study.load(study, store)
     if dry_run:
@@ -52,6 +53,9 @@ def command(
         print(f"failed: {trial.label()} ({trial.id[:12]}): {reason}", file=sys.stderr)
     if outcome.failed:
         print(f"`adapter-study run {study} --only failed` tries these once more", file=sys.stderr)
+    for reason in outcome.impossible:
+        print(f"cannot be run: {reason}", file=sys.stderr)
+    if outcome.failed or outcome.impossible:
         raise typer.Exit(1)
 
 
@@ -70,5 +74,10 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _summary(outcome: Outcome) -> str:
-    counts = ", ".join(f"{count} {name}" for name, count in sorted(outcome.counts.items()))
-    return f"trials, the untuned backbone's included: {counts}"
+    def counts(states: dict[str, int]) -> str:
+        return ", ".join(f"{count} {name}" for name, count in sorted(states.items()))
+
+    told = f"trials, the untuned backbone's included: {counts(outcome.counts)}"
+    if outcome.waiting:
+        told += f" ({outcome.waiting} of them wait for tuning)"
+    return f"tuning: {counts(outcome.tune)}; {told}" if outcome.tune else told

@@ -22,13 +22,20 @@ def command(
 
 def _lines(found: dict[str, Any]) -> list[str]:
     lines = [f"{found['study']}: {_counts(found)}", f"untuned backbone: {_counts(found['reference'])}"]
+    if found["tune"]["planned"]:
+        lines.insert(0, f"tuning: {_counts(found['tune'])}")
+    if found["waiting"]:
+        lines.append(f"{found['waiting']} missing trials of {found['study']} wait for tuning")
+    lines += [f"cannot be run: {reason}" for reason in found["impossible"]]
     for factor, levels in found["by_factor"].items():
         lines.append(f"{factor}:")
         width = max((len(level) for level in levels), default=0)
         lines += [f"  {level:<{width}}  {_counts(counts)}" for level, counts in levels.items()]
     if found["next"]:
-        design = " ".join(f"{name}={value}" for name, value in found["next"]["design"].items())
-        lines.append(f"next: {design} on {found['next']['task']}, seed {found['next']['seed']}")
+        coming = found["next"]
+        words = [f"{name}={value}" for name, value in (*coming["design"].items(), *coming["tunes"].items())]
+        wait = "" if coming["id"] else ", waits for tuning"
+        lines.append(f"next: {' '.join(words)} on {coming['task']}, seed {coming['seed']}{wait}")
     return lines
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from adapters.faults import InputFault
+from study.backbones.names import Source, unknown_words
 
 TOKEN = "sks"
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
@@ -136,6 +137,22 @@ def resolve_task(spec: str | dict[str, Any], root: Path) -> TaskSpec:
         raise InputFault(f"task {name}: {'; '.join(faults)}.")
     assert resolved is not None
     return resolved
+
+
+def unknown_class(source: Source, spec: TaskSpec) -> list[str]:
+    """Return a warning if the text encoder of a backbone was not trained with the class word, else nothing.
+
+    Raises
+    ------
+    InputFault : a backbone of the hub that has not been downloaded.
+    """
+    words = unknown_words(source, spec.class_word)
+    if not words:
+        return []
+    return [
+        f"the text encoder of {source.name} spells {', '.join(words)!r} letter by letter: the class of {spec.name} "
+        "means little to it; prefer a class word that it was trained with"
+    ]
 
 
 def _from_world(

@@ -26,7 +26,7 @@ from study.backbones.names import unknown_words
 from study.config import Protocol
 from study.randomness import stream
 from study.sampling import sample, start_latents
-from study.scoring import Scorer, score
+from study.scoring import AnyScorer, Scorer, score
 from study.tasks.specs import TaskSpec
 from study.training import Batch, autocast, row_losses
 
@@ -87,7 +87,7 @@ class SubjectTask:
         device, dtype = self.backbone.device, self.backbone.dtype
         weight = torch.cat([torch.full((rows,), share / rows, dtype=dtype) for _, rows, share, _, _ in parts])
         weight = weight.to(device)
-        context = torch.cat([self.backbone.embed([prompt] * rows) for _, rows, _, prompt, _ in parts])
+        prompts = [prompt for _, rows, _, prompt, _ in parts for _ in range(rows)]
         orders = [_rounds(len(kept), stream(seed, self.key, purpose + "order")) for kept, *_, purpose in parts]
         noises = [stream(seed, self.key, purpose + "noise") for *_, purpose in parts]
         times = [stream(seed, self.key, purpose + "timesteps") for *_, purpose in parts]
@@ -101,7 +101,7 @@ class SubjectTask:
                 torch.cat(latents),
                 torch.cat(noise).to(device, dtype),
                 torch.cat(timesteps).to(device),
-                context,
+                self.backbone.embed(prompts),
                 weight,
             )
 
@@ -120,7 +120,8 @@ class SubjectTask:
                 losses.append(row_losses(backbone, rows))
         return float(torch.cat(losses).double().mean())
 
-    def evaluate(self, seed: int, protocol: Protocol, scorers: dict[str, Scorer]) -> Evaluation:
+    @torch.no_grad()
+    def evaluate(self, seed: int, protocol: Protocol, scorers: dict[str, AnyScorer]) -> Evaluation:
         """Generate the protocol's pictures, going round the prompts, and score them."""
         count = protocol.pictures
         start, seeds = start_latents(self.backbone, seed, self.key, "picture", count)
@@ -137,10 +138,10 @@ class SubjectTask:
         )
         pictures = self.backbone.decode(latents)
         for scorer in scorers.values():
-            if scorer.hash not in self.real:
+            if isinstance(scorer, Scorer) and scorer.hash not in self.real:
                 self.real[scorer.hash] = scorer.images(self.pictures)
         described = [self.spec.described(index) for index in chosen]
-        totals, single = score(pictures, chosen, described, scorers, self.real)
+        totals, single = score(pictures, chosen, described, scorers, self.real, self.spec.subject)
         totals["loss_heldout"] = self.held_out_loss(protocol.precision)
         images = [
             {"prompt": prompt, "prompt_index": index, "picture_seed": picture_seed, **scores}

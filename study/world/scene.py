@@ -12,6 +12,12 @@ TEXTURES = ("plain", "striped", "dotted", "checkered")
 STYLES = ("photo", "sketch", "pastel")
 SIZE = 64
 
+CENTRE, SPREAD = (0.5, 0.52), (0.06, 0.05)
+"""Where things stand: the middle of the places, and how far from it they are at most, across and down."""
+
+SCALES, TILT = (0.36, 0.43), 0.15
+"""The smallest and the largest scale; the largest tilt to either side."""
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -74,8 +80,8 @@ def sample_look(rng: np.random.Generator, colour: str | None = None) -> Look:
 def sample_pose(rng: np.random.Generator) -> dict:
     """Draw place, scale, tilt, light and background seed of a picture."""
     return {
-        "place": (0.5 + rng.uniform(-0.06, 0.06), 0.52 + rng.uniform(-0.05, 0.05)),
-        "scale": rng.uniform(0.36, 0.43), "tilt": rng.uniform(-0.15, 0.15),
+        "place": (CENTRE[0] + rng.uniform(-SPREAD[0], SPREAD[0]), CENTRE[1] + rng.uniform(-SPREAD[1], SPREAD[1])),
+        "scale": rng.uniform(*SCALES), "tilt": rng.uniform(-TILT, TILT),
         "light": (rng.uniform(-np.pi, 0), rng.uniform(0.04, 0.18)), "seed": int(rng.integers(2**31)),
     }
 
@@ -115,7 +121,6 @@ def draw(scene: Scene, size: int = SIZE) -> Picture:
     canvas = _shadow(canvas, scene, size)
     direction, strength = scene.light
     lit = 1 + strength * (np.cos(direction) * grid[0] + np.sin(direction) * grid[1])
-    masks: dict[str, np.ndarray] = {}
     for part in parts:
         cover = np.clip(0.5 - part.field * unit, 0, 1)[..., None]
         ink = np.clip(0.5 - (np.abs(part.field + 0.5 / unit) - 0.6 / unit) * unit, 0, 1)[..., None]
@@ -125,18 +130,31 @@ def draw(scene: Scene, size: int = SIZE) -> Picture:
             colour, edge = 0.82 * np.array([0.97, 0.96, 0.92]) + 0.18 * colour, np.array([0.25, 0.25, 0.28])
         ink = ink * (0.9 if scene.style == "sketch" else 0.45)
         canvas = canvas + cover * (colour * (1 - ink) + edge * ink - canvas)
-        inside = part.field < 0
-        masks = {name: mask & ~inside for name, mask in masks.items()}
-        masks[part.name] = inside
     if scene.style == "pastel":
         canvas = 0.5 * canvas + 0.5
     pixels = (np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8)
-    return Picture(pixels, masks, {part.name: part.colour for part in parts})
+    return Picture(pixels, _visible(parts), {part.name: part.colour for part in parts})
+
+
+def part_masks(scene: Scene, size: int = SIZE) -> dict[str, np.ndarray]:
+    """Give the part masks that `draw` would give, without drawing."""
+    grid, _ = _object_grid(scene, size)
+    return _visible(KINDS[scene.kind](grid, scene.look))
 
 
 def restage(scene: Scene, rng: np.random.Generator, background: str) -> Scene:
     """The same instance in another background, place, tilt and light."""
     return replace(scene, background=background, **sample_pose(rng))
+
+
+def _visible(parts: list[Part]) -> dict[str, np.ndarray]:
+    """Mask of every part: inside it, and not covered by a later one."""
+    masks: dict[str, np.ndarray] = {}
+    for part in parts:
+        inside = part.field < 0
+        masks = {name: mask & ~inside for name, mask in masks.items()}
+        masks[part.name] = inside
+    return masks
 
 
 def _object_grid(scene: Scene, size: int) -> tuple[tuple[np.ndarray, np.ndarray], float]:

@@ -52,3 +52,34 @@ def batch() -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="session")
 def architectures() -> dict[str, torch.nn.Module]:
     return {name: architecture(name) for name in ARCHITECTURES}
+
+
+@pytest.fixture(scope="session")
+def dit() -> torch.nn.Module:
+    """A class-conditional diffusion transformer of two blocks: self-attention and feed-forward, adaptive norms."""
+    from diffusers import DiTTransformer2DModel
+
+    torch.manual_seed(0)
+    model = DiTTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        in_channels=4,
+        num_layers=2,
+        sample_size=8,
+        patch_size=2,
+        num_embeds_ada_norm=10,
+    )
+    for parameter in model.parameters():  # some layers start at zero, which would hide what comes before them
+        torch.nn.init.normal_(parameter, std=0.1)
+    return model.double().eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def dit_batch() -> dict[str, torch.Tensor]:
+    """Four rows: noisy latents, timesteps, classes."""
+    generator = torch.Generator().manual_seed(7)
+    return {
+        "hidden_states": torch.randn(4, 4, 8, 8, generator=generator, dtype=torch.float64),
+        "timestep": torch.tensor([10, 400, 700, 999]),
+        "class_labels": torch.tensor([1, 3, 5, 7]),
+    }

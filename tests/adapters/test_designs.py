@@ -34,11 +34,17 @@ def test_normalise_fills_defaults_and_spells_equal_values_alike():
     [
         ({}, ["None", "adapter", "none", "full"]),
         ({"method": "lura"}, ["lura", "adapter", "none", "full"]),
-        ({"method": ["adapter"]}, ["adapter, none, full"]),
+        (
+            {"method": ["adapter"]},
+            [
+                "adapter, adaptformer, sequential, lora, dora, krona, tlora, tlora_star, difffit, bitfit, vpt, full, "
+                "loha, lokr, oft, boft, hra, hira, ia3, peft, none"
+            ],
+        ),
         ("adapter", ["mapping"]),
         ({**PAIR, "width": 3, "rank": 4}, ["rank", "input, output, activation, scale, init, width, budget"]),
         ({"method": "none", "width": 3}, ["width", "no further keys"]),
-        ({"method": "full", "scale": 3}, ["scale", "no further keys"]),
+        ({"method": "full", "scale": 3}, ["scale", "its keys are part"]),
         ({"method": "adapter", "input": "SA_in", "width": 3}, ["needs input and output"]),
         ({**PAIR, "output": "SA_in", "width": 3}, ["CA_out", "FFN_in, Trans_out"]),
         ({**PAIR, "output": "FFN_out", "width": 3}, ["same point", "Trans_out"]),

@@ -10,8 +10,9 @@ import pytest
 from adapters.positions import PAIRS, READS
 from analysis import ReportContent, anova, render
 from analysis.figures import PictureRow
-from analysis.report.content import Gallery
+from analysis.report.content import Gallery, Tuning
 from analysis.report.findings import find, seed_sd
+from analysis.report.tuning import listing
 from analysis.report.words import answer
 
 
@@ -130,3 +131,57 @@ def test_without_a_pair_the_first_factor_is_the_design():
     text = answer(content, find(content))
     assert "3 levels of form" in text and "gated" in text
     assert "Heat map" not in render(content)
+
+
+def _tuning() -> Tuning:
+    # Two groups by method and budget, two rates and two batches; full sets its batch by hand; lora's best is at the
+    # edge of the rates, full waits for a trial, and everything of dora diverged.
+    rows = [
+        ("lora", "0.05", 1e-4, 1, 0.5, 2, 2, 0, False, False),
+        ("lora", "0.05", 1e-3, 1, np.nan, 2, 1, 1, False, False),
+        ("lora", "0.05", 1e-4, 2, 0.625, 2, 2, 0, True, True),
+        ("lora", "0.05", 1e-3, 2, 0.25, 2, 2, 0, False, False),
+        ("full", "absent", 1e-4, np.nan, 0.75, 2, 2, 0, False, False),
+        ("full", "absent", 1e-3, np.nan, np.nan, 2, 1, 0, False, False),
+        ("dora", "0.05", 1e-4, 1, np.nan, 2, 0, 2, False, False),
+    ]
+    columns = [
+        "method",
+        "budget",
+        "learning_rate",
+        "batch",
+        "clip_i",
+        "planned",
+        "done",
+        "diverged",
+        "chosen",
+        "at_edge",
+    ]
+    frame = pd.DataFrame(rows, columns=columns)
+    return Tuning(frame, ("method", "budget"), ("learning_rate", "batch"), ["subject/cake"])
+
+
+def test_the_table_of_the_tuning_has_a_row_a_group_and_a_column_a_grid_point():
+    table, notes = listing(_tuning(), "clip_i")
+    assert table.set_index("method").T.to_dict() == {
+        "lora": {"budget": "0.05", "learning_rate 0.0001, batch 1": "0.500",
+                 "learning_rate 0.001, batch 1": "1 of 2 diverged", "learning_rate 0.0001, batch 2": "0.625 ●",
+                 "learning_rate 0.001, batch 2": "0.250", "learning_rate 0.0001": "", "learning_rate 0.001": ""},
+        "full": {"budget": "absent", "learning_rate 0.0001, batch 1": "", "learning_rate 0.001, batch 1": "",
+                 "learning_rate 0.0001, batch 2": "", "learning_rate 0.001, batch 2": "",
+                 "learning_rate 0.0001": "0.750", "learning_rate 0.001": "–"},
+        "dora": {"budget": "0.05", "learning_rate 0.0001, batch 1": "2 of 2 diverged",
+                 "learning_rate 0.001, batch 1": "", "learning_rate 0.0001, batch 2": "",
+                 "learning_rate 0.001, batch 2": "", "learning_rate 0.0001": "", "learning_rate 0.001": ""},
+    }  # fmt: skip
+    edge, waits, nothing = notes
+    assert "method lora, budget 0.05" in edge and "learning_rate 0.0001, batch 2, lies on the edge" in edge
+    assert "method full, budget absent: nothing is chosen yet" in waits
+    assert "method dora, budget 0.05: nothing can be chosen" in nothing
+
+
+def test_the_page_shows_the_tuning_where_there_is_one():
+    page = render(_content(tuning=_tuning()))
+    assert "What was tuned first" in page and "on subject/cake" in page and "0.625 ●" in page
+    assert page.count("widen the grid") == 1
+    assert "What was tuned first" not in render(_content())

@@ -4,6 +4,7 @@ Run as a program it is the worker (`python fakes.py STORE --device cpu`) or, wit
 """
 
 import json
+import math
 import os
 import signal
 import sys
@@ -80,9 +81,19 @@ def score(id: str) -> float:
     return int(id[:8], 16) / 2**32
 
 
+def score_at(rate: float, best: float) -> float:
+    """A number that only the learning rate decides: 1 at the best rate, less the farther away."""
+    return 1 / (1 + abs(math.log10(rate / best)))
+
+
 def runtime(device: str | None) -> Runtime:
-    """A runtime whose trials take FAKE_SECONDS each; a design with the activation FAKE_DEADLY kills its worker."""
+    """A runtime whose trials take FAKE_SECONDS each.
+
+    A design with the activation FAKE_DEADLY kills its worker. FAKE_RATES, a JSON object, names the best learning rate
+    of each method; with it, a trial diverges at rates ten times as high and more.
+    """
     pause, deadly = float(os.environ.get("FAKE_SECONDS", "0")), os.environ.get("FAKE_DEADLY")
+    rates = json.loads(os.environ.get("FAKE_RATES", "{}"))
 
     def run(pack: Pack, sink: Sink, progress: Progress) -> None:
         for trial in pack.trials:
@@ -94,6 +105,12 @@ def runtime(device: str | None) -> Runtime:
             if deadly and trial.design.get("activation") == deadly:
                 os.kill(os.getpid(), signal.SIGKILL)
             value = score(trial.id)
+            if trial.design["method"] in rates:
+                rate, best = trial.protocol.learning_rate, rates[trial.design["method"]]
+                if rate > 9.9 * best:
+                    sink(TrialResult(trial, "diverged", "the loss is nan at step 2", columns={"pack_seconds": pause}))
+                    continue
+                value = score_at(rate, best)
             sink(
                 TrialResult(
                     trial,

@@ -34,6 +34,9 @@ factors:
   output: [FFN_in]
 fixed: {method: adapter, width: 2}
 """
+NEST = "  - when:\n"
+NESTED = HEAD + FACTORS + "nested:\n" + NEST
+SCALE = "    factors: {scale: [1]}\n"
 
 
 def test_five_faults_of_five_kinds_are_all_named_with_their_lines(root):
@@ -67,7 +70,6 @@ protocol:
     "text, line, word",
     [
         (HEAD + FACTORS + "scors: 1\n", 9, "did you mean scores?"),
-        (HEAD + FACTORS + "tune: {}\n", 9, "no code for tuning"),
         (HEAD + FACTORS + "confirm: {}\n", 9, "no code for confirming"),
         (HEAD + FACTORS + "strategy: optuna\n", 9, "factorial"),
         (HEAD + FACTORS + "seeds: 0\n", 9, "got 0"),
@@ -81,6 +83,10 @@ protocol:
         (HEAD + FACTORS + "forbid: [{rank: 4}]\n", 9, "no factor of this study"),
         (HEAD + FACTORS + "forbid: [{input: CA_out}]\n", 5, "every cell is forbidden"),
         (HEAD + FACTORS + "nested: [{when: {method: lora}, factors: {scale: [1]}}]\n", 9, "its levels are adapter"),
+        (HEAD + FACTORS + "nested: [{when: {method: []}, factors: {scale: [1]}}]\n", 9, "at least 1"),
+        (HEAD + FACTORS + "nested: [{when: {rank: [4, 8]}, factors: {scale: [1]}}]\n", 9, "no factor declared before"),
+        (NESTED + "      method:\n        - adapter\n        - ful\n" + SCALE, 13, "got 'ful'; its levels are adapter"),
+        (NESTED + "      method: [adapter]\n" + SCALE + NEST + "      method: adapter\n" + SCALE, 15, "=adapter twice"),
         (HEAD + FACTORS + "name: t\n", 9, "a second time"),
         (HEAD + FACTORS.replace("[CA_out]", "CA_out"), 6, "expected a list of levels, or `all`"),
         (HEAD + FACTORS.replace("[CA_out]", "[CA_out, CA_out]"), 6, "given twice"),
@@ -91,7 +97,7 @@ protocol:
         (HEAD + FACTORS.replace("width: 2", "width: 2, budget: 3%"), 8, "both width and budget"),
         (HEAD + FACTORS.replace("width: 2", "width: 2, scale: all"), 8, "scale='all'"),
         (HEAD + FACTORS.replace("method: adapter, ", ""), 8, "no method"),
-        (HEAD + FACTORS.replace("adapter", "lora"), 8, "unknown method 'lora'"),
+        (HEAD + FACTORS.replace("adapter", "loar"), 8, "unknown method 'loar'"),
         (HEAD + FACTORS.replace("width: 2", "rank: 2, width: 2"), 8, "does not know rank"),
         (HEAD.replace("clip_i: scorer", "clip_j: scorer") + FACTORS, 4, "clip_i"),
         (HEAD.replace("photos", "pipe") + FACTORS, 3, "no picture"),
@@ -138,6 +144,24 @@ def test_sections_given_in_python_are_checked_the_same(root):
     with pytest.raises(InputFault, match="2 faults(.|\n)*unknown section(.|\n)*no class|class is missing"):
         Study(root, **{**fakes.SECTIONS, "tasks": [{"name": "rex", "pictures": "photos"}], "scors": 1})
     assert len(Study(root, **fakes.SECTIONS).trials) == fakes.PLANNED + fakes.REFERENCES
+
+
+def test_nested_factor_may_exist_under_several_levels(root):
+    sections = """\
+factors: {method: [adapter, full, none]}
+nested:
+  - when: {method: [adapter]}
+    factors: {input: [CA_out], output: [FFN_in], width: [2, 4]}
+  - when: {width: [2, 4]}
+    factors: {scale: [1, 2]}
+"""
+    (root / "study.yaml").write_text(HEAD + sections)
+    designs = config.read(root / "study.yaml").space.designs
+    assert [(d["method"], d.get("width"), d.get("scale")) for d in designs] == [
+        *(("adapter", width, scale) for width in (2, 4) for scale in (1, 2)),
+        ("full", None, None),
+        ("none", None, None),
+    ]
 
 
 def test_numbers_without_a_point_are_numbers(root):

@@ -17,7 +17,22 @@ PROTOCOL = Protocol(steps=6, sampling_steps=2, pictures=3, prior_pictures=2, bat
 POSITION = {"method": "adapter", "input": "CA_out", "output": "FFN_in", "width": 2}
 OTHER = {"method": "adapter", "input": "SA_in", "output": "SA_in", "width": 2}
 CONVOLUTION = {"method": "adapter", "input": "Res_in", "output": "Res_out", "width": 1}
-DESIGNS = [{"method": "none"}, POSITION, OTHER, CONVOLUTION, {"method": "full"}]
+METHODS = [
+    {"method": "adaptformer", "width": 2},
+    {"method": "lora", "rank": 2},
+    {"method": "lora", "rank": 1, "text_encoder": True},
+    {"method": "dora", "rank": 1, "targets": "attention+conv"},
+    {"method": "krona", "a1": 2, "a2": 2, "text_encoder": True},
+    {"method": "tlora", "residual_rank": 1, "regulariser": 0.01},
+    {"method": "tlora_star", "rank": 1},
+    {"method": "difffit"},
+    {"method": "bitfit"},
+    {"method": "vpt", "tokens": 2},
+    {"method": "oft", "block_size": 4},
+    {"method": "ia3"},
+    {"method": "full", "part": "cross_attention_kv"},
+]
+DESIGNS = [{"method": "none"}, POSITION, OTHER, CONVOLUTION, *METHODS, {"method": "full"}]
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +132,26 @@ def test_every_method_ends_with_scores_pictures_and_weights(results, models, wor
         assert result.scores["loss_heldout"] != untuned.scores["loss_heldout"]
     everything = sum(p.numel() for p in worker.backbone(models["backbone"], "float32").denoiser.parameters())
     assert trained[-1].columns["parameters"] == everything
+
+
+def test_start_change_says_whether_a_method_starts_at_identity(results):
+    changes = {result.trial.label(): result.columns["start_change"] for result in results}
+    disturbed = {r.trial.label() for r in results if r.trial.design["method"] in ("adapter", "vpt")}
+    for label, change in changes.items():
+        # float32: a relative change far above rounding, or not above it
+        assert change > 1e-3 if label in disturbed else change < 1e-4, label
+
+
+def test_a_tuned_text_encoder_is_trained_and_restored(results, models, worker, run):
+    encoder = worker.backbone(models["backbone"], "float32").text_encoder
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    (tuned,) = run([{"method": "lora", "rank": 1, "text_encoder": True}])
+    of_text = {n: v for n, v in tuned.adapter.items() if n.startswith("text_encoder.") and ".lora_B." in n}
+    # query, key, value and output of the one layer start at zero and move
+    assert len(of_text) == 4 and all(value.abs().max() > 0 for value in of_text.values())
+    after = encoder.state_dict()
+    assert list(before) == list(after) and all(torch.equal(before[name], after[name]) for name in before)
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
 
 
 def test_scores_do_not_depend_on_what_ran_before(run, results):

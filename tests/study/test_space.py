@@ -42,11 +42,29 @@ def test_designs_are_canonical_and_equal_levels_one_design():
 def test_nested_factor_exists_only_under_its_level():
     factors = (
         Factor("method", ("adapter", "full")),
-        *(Factor(f.name, f.levels, ("method", "adapter")) for f in POSITIONS),
-        Factor("width", (4,), ("method", "adapter")),
+        *(Factor(f.name, f.levels, ("method", ("adapter",))) for f in POSITIONS),
+        Factor("width", (4,), ("method", ("adapter",))),
     )
     designs = Space(factors, {}).designs
     assert {"method": "full"} in designs and len(designs) == 21
+
+
+def test_nested_factor_exists_under_each_of_several_levels():
+    factors = (
+        Factor("input", ("SA_in", "CA_out", "FFN_in")),
+        Factor("scale", (1, 2), ("input", ("SA_in", "FFN_in"))),
+        Factor("activation", ("relu", "silu"), ("scale", (2.0,))),  # 2.0 is the level 2
+    )
+    cells = list(Space(factors, {"method": "adapter"}).cells())
+    assert [(c["input"], c.get("scale"), c.get("activation")) for c in cells] == [
+        ("SA_in", 1, None),
+        ("SA_in", 2, "relu"),
+        ("SA_in", 2, "silu"),
+        ("CA_out", None, None),
+        ("FFN_in", 1, None),
+        ("FFN_in", 2, "relu"),
+        ("FFN_in", 2, "silu"),
+    ]
 
 
 def test_forbidden_cells_are_left_out_by_any_of_their_levels():

@@ -1,0 +1,130 @@
+"""`adapter-study train`: train a recipe on a folder of pictures and keep the adapter."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from adapters.faults import InputFault
+from study import recipe as recipes
+from study.atomic import write_folder
+from study.backbones.names import fetch, resolve
+from study.cli.told import plain_warnings, warn
+from study.progress import Steps, duration
+from study.tasks.specs import TOKEN, resolve_task, unknown_class
+
+if TYPE_CHECKING:
+    from study.trained_adapter import TrainedAdapter
+
+
+def command(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or a shipped recipe: position.")],
+    pictures: Annotated[Path, typer.Option(help="Folder of a few pictures of the subject.")],
+    class_word: Annotated[str, typer.Option("--class", help="The word for what they show, such as dog.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The adapter folder to write.")],
+    token: Annotated[str, typer.Option(help="The rare word that comes to mean the subject.")] = TOKEN,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed gives another adapter.")] = 0,
+    backbone: Annotated[
+        str | None, typer.Option(help="A built-in name, a folder or a hub id, instead of the recipe's.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an adapter that is there.")] = False,
+) -> None:
+    """Train a recipe on a folder of pictures and keep the adapter.
+
+    The adapter is written when it is whole; an interrupted or failed training writes nothing. Exit code 1 if the
+    training diverged.
+    """
+    _free(output, overwrite)
+    read = recipes.read(recipes.find(recipe), None if backbone is None else resolve(backbone))
+    folder = pictures.expanduser().absolute()
+    spec = resolve_task(
+        {"name": folder.name or "subject", "pictures": str(folder), "class": class_word, "token": token}, Path.cwd()
+    )
+    fetch(read.backbone)
+    for warning in unknown_class(read.backbone, spec):
+        warn(warning)
+    with plain_warnings(), Steps(read.protocol.steps) as bar, _cache() as cache:
+        from study.trained_adapter import train_adapter
+
+        trained = train_adapter(read, spec, seed, cache, bar.stage, bar.step)
+    if trained.training.diverged:
+        print(
+            f"adapter-study: the training diverged: {trained.training.diverged}; nothing was written. "
+            f"Try a learning_rate below {read.protocol.learning_rate:g}.",
+            file=sys.stderr,
+        )
+        raise typer.Exit(1)
+    _write(trained, _free(output, overwrite))  # looked at again: a training takes long
+    prompt = f"{spec.instance_prompt} on grass"
+    count, training = trained.count, trained.training
+    if not count.budget_met:
+        warn(f"the budget of {count.budget_asked:,} parameters is missed by more than 3 %, and no size comes closer")
+    print(
+        f"trained {count.trainable:,} parameters ({count.ratio:.2%} of {read.backbone.name}) in "
+        f"{duration(training.seconds)}; final loss {training.final_loss:.4f}"
+    )
+    print(f"adapter-study generate {shlex.quote(str(output))} --prompt {shlex.quote(prompt)} -o out.png")
+
+
+def _free(output: Path, overwrite: bool) -> Path:
+    """Return the folder an adapter may be written to; with `overwrite` it may hold an adapter, but nothing else.
+
+    Raises
+    ------
+    InputFault
+        If something else is there, or the folder cannot be made.
+    """
+    folder = output.expanduser().resolve()
+    if folder.exists() and not folder.is_dir():
+        raise InputFault(f"-o {output}: is a file; name a folder for the adapter")
+    if not (folder.parent.is_dir() and os.access(folder.parent, os.W_OK | os.X_OK)):
+        raise InputFault(f"-o {output}: {folder.parent} is no folder that can be written to; make it, or name another")
+    held = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if held and not overwrite:
+        raise InputFault(
+            f"-o {output}: the folder holds {_some(held)}; name a new folder, or give --overwrite to replace an adapter"
+        )
+    if held:
+        from adapters.files import DESCRIPTION, WEIGHTS
+
+        if others := [name for name in held if name not in (DESCRIPTION, WEIGHTS)]:
+            raise InputFault(
+                f"-o {output}: the folder holds {_some(others)}, no part of an adapter; --overwrite replaces adapter "
+                "folders only, so name another folder"
+            )
+    return folder
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+@contextmanager
+def _cache() -> Iterator[Path]:
+    """Give the user's cache folder; where there can be none, a temporary one."""
+    try:
+        given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        folder = (given if given.is_absolute() else Path.home() / ".cache") / "adapter-study"
+        folder.mkdir(parents=True, exist_ok=True)
+        usable = os.access(folder, os.W_OK | os.X_OK)
+    except (OSError, RuntimeError):  # RuntimeError: there is no home
+        usable = False
+    if usable:
+        yield folder
+    else:
+        with tempfile.TemporaryDirectory() as made:
+            yield Path(made)
+
+
+def _write(trained: TrainedAdapter, folder: Path) -> None:
+    from adapters import save
+
+    write_folder(folder, lambda part: save(part, trained.design, trained.state, trained.metadata))

@@ -1,0 +1,255 @@
+"""One adapter for the person who just wants the result: trained by a recipe, kept as a folder, used for pictures.
+
+The training is a trial's: the same pictures, seed, design, protocol and backbone give the weights that a study's trial
+gets. Nothing is scored.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+
+import adapters
+from adapters.budget import Count
+from adapters.faults import InputFault
+from adapters.files import DESCRIPTION, read_description
+from study.backbones.loading import Backbone
+from study.backbones.names import Source, content_hash, fetch, resolve
+from study.config import Protocol
+from study.pack import Worker
+from study.plan import address
+from study.randomness import stream
+from study.recipe import Recipe
+from study.sampling import sample, start_latents
+from study.tasks.specs import TaskSpec
+from study.tasks.subject import prepare
+from study.training import Trained, train
+
+AT_ONCE = 16
+"""Pictures that are drawn together; so many at most are lost when drawing is interrupted."""
+
+
+@dataclass(frozen=True)
+class TrainedAdapter:
+    """A trained adapter before it is written.
+
+    Attributes
+    ----------
+    state : dict of str to Tensor
+        The weights, as `adapters.save` takes them.
+    metadata : dict
+        What the adapter folder says of it: backbone, words, protocol, seed, versions.
+    training : Trained
+        How the training ended; weights of one that diverged are of no use.
+    count : Count
+        Trained parameters, and the budget they were to meet.
+    """
+
+    design: dict[str, Any]
+    state: dict[str, Tensor]
+    metadata: dict[str, Any]
+    training: Trained
+    count: Count
+
+
+def train_adapter(
+    recipe: Recipe,
+    spec: TaskSpec,
+    seed: int,
+    cache_dir: Path,
+    stage: Callable[[str], None],
+    step: Callable[[int], None],
+) -> TrainedAdapter:
+    """Train a recipe on a subject, on the GPU if there is one.
+
+    Parameters
+    ----------
+    cache_dir : Path
+        Class pictures that the backbone drew are kept here.
+    stage, step : callable
+        Told what is done next, and now and then the number of steps done.
+
+    Raises
+    ------
+    InputFault
+        For a backbone that cannot be loaded, a design that does not fit it, or pictures that cannot be read.
+    """
+    protocol = recipe.protocol
+    worker = Worker()
+    stage(f"loading {recipe.backbone.name}")
+    backbone = worker.backbone(address(recipe.backbone), protocol.precision)
+    count = adapters.count(backbone.denoiser, recipe.design, backbone.text_encoder)
+    _warn_if_cut(backbone, spec.instance_prompt)
+    stage("preparing the pictures")
+    with warnings.catch_warnings():
+        # It warns of the class word and of prompts that are drawn for scores only.
+        warnings.filterwarnings("ignore", module=r"study\.tasks\.subject")
+        task = prepare(spec, backbone, protocol, cache_dir)
+    init = stream(seed, task.key, "init")
+    insertion = adapters.insert(backbone.denoiser, recipe.design, init, backbone.text_encoder)
+    try:
+        stage("training")
+        with backbone.tuned_text(insertion.tunes_text):
+            training = train(
+                backbone,
+                insertion.parameters(),
+                task.batches(seed, protocol),
+                protocol.steps,
+                protocol.learning_rate,
+                protocol.precision,
+                step,
+                insertion.penalty,
+            )
+        state = insertion.state()
+    finally:
+        insertion.remove()
+    provenance = worker.provenance()
+    metadata = {
+        "recipe": recipe.name,
+        "backbone": address(recipe.backbone),
+        "backbone_hash": backbone.hash,
+        "token": spec.token,
+        "class": spec.class_word,
+        "instance_prompt": spec.instance_prompt,
+        "pictures": len(task.pictures),
+        "seed": seed,
+        "protocol": protocol.model_dump(mode="json"),
+        "versions": json.loads(provenance["versions_json"]),
+        "commit": provenance["commit"],
+        "device": provenance["device"],
+    }
+    return TrainedAdapter(recipe.design, state, metadata, training, count)
+
+
+class Metadata(BaseModel):
+    """What `generate` needs of an adapter folder's metadata; a study's kept adapters have no token."""
+
+    model_config = ConfigDict(frozen=True)
+
+    backbone: str | dict[str, str]
+    backbone_hash: str
+    protocol: Protocol
+    token: str | None = Field(default=None, min_length=1)
+
+
+def read_metadata(folder: Path) -> Metadata:
+    """Read what an adapter folder says of itself.
+
+    Raises
+    ------
+    InputFault
+        When the folder is missing, malformed, or says too little.
+    """
+    try:
+        return Metadata.model_validate(read_description(folder)["metadata"])
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg'].lower()}" for e in error.errors())
+        raise InputFault(
+            f"{folder / DESCRIPTION}: its metadata must say backbone, backbone_hash and protocol, as "
+            f"`adapter-study train` writes them; {faults}"
+        ) from error
+
+
+@contextmanager
+def loaded(folder: Path, named: str | None = None) -> Iterator[tuple[Backbone, Metadata]]:
+    """Load the backbone of an adapter and put the adapter on it.
+
+    Parameters
+    ----------
+    named : str, optional
+        The backbone, if it is not where the adapter says; its content must be the same.
+
+    Raises
+    ------
+    InputFault
+        For a folder that is malformed, or a backbone that cannot be had or is not the one it was trained on.
+    """
+    backbone, metadata = backbone_of(folder, named)
+    insertion = adapters.load(backbone.pipeline, folder)
+    try:
+        with backbone.tuned_text(insertion.tunes_text):
+            yield backbone, metadata
+    finally:
+        insertion.remove()
+
+
+def backbone_of(folder: Path, named: str | None = None) -> tuple[Backbone, Metadata]:
+    """Load the backbone that an adapter was trained on, without the adapter.
+
+    Raises
+    ------
+    InputFault
+        As `loaded`.
+    """
+    metadata = read_metadata(folder)
+    source = _source(metadata, named)
+    fetch(source)
+    found = content_hash(source)
+    if found != metadata.backbone_hash:
+        raise InputFault(
+            f"{folder} was trained on the backbone {_shown(metadata.backbone)} with content hash "
+            f"{metadata.backbone_hash}, but {source.name} has content hash {found}; "
+            "name the backbone it was trained on with --backbone"
+        )
+    return Worker().backbone(address(source), metadata.protocol.precision), metadata
+
+
+def draw(backbone: Backbone, prompt: str, count: int, seed: int, protocol: Protocol) -> Iterator[np.ndarray]:
+    """Draw pictures of a prompt, uint8 (H, W, 3), one after another; each starts from latents of its own.
+
+    The i-th picture starts from the same latents however many are asked for. Sampler, sampling steps, guidance and
+    precision are the protocol's.
+
+    Raises
+    ------
+    InputFault
+        For more sampling steps than the backbone has timesteps.
+    """
+    if protocol.sampling_steps > backbone.timesteps:
+        raise InputFault(
+            f"{protocol.sampling_steps} sampling steps: {backbone.name} has {backbone.timesteps} timesteps; ask for "
+            "fewer, such as 25"
+        )
+    _warn_if_cut(backbone, prompt)
+    start, _ = start_latents(backbone, seed, "", "picture of a prompt", count)
+    for part in start.split(AT_ONCE):
+        latents = sample(
+            backbone,
+            backbone.embed([prompt] * len(part)),
+            part,
+            protocol.sampler,
+            protocol.sampling_steps,
+            protocol.guidance,
+            protocol.precision,
+        )
+        yield from backbone.decode(latents)
+
+
+def _source(metadata: Metadata, named: str | None) -> Source:
+    if named is not None:
+        return resolve(named)
+    try:
+        return resolve(metadata.backbone)
+    except InputFault as fault:
+        raise InputFault(
+            f"the adapter's backbone {_shown(metadata.backbone)} is not on this machine ({fault}); "
+            "say where it is with --backbone"
+        ) from fault
+
+
+def _shown(backbone: str | dict[str, str]) -> str:
+    return backbone if isinstance(backbone, str) else "@".join(backbone.values())
+
+
+def _warn_if_cut(backbone: Backbone, prompt: str) -> None:
+    if backbone.too_long([prompt]):
+        warnings.warn(f"{backbone.name} reads only the beginning of the prompt {prompt!r}", stacklevel=2)

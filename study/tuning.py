@@ -1,0 +1,262 @@
+"""Tuning: which designs share a tuned protocol, the trials that decide it, and what they decide.
+
+The choice is a function of final rows alone, so it is the same whoever makes it, and whenever. Nothing is written here,
+and torch is not imported.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from study.backbones.names import Source, content_hash
+from study.config import ProtocolBy, by_hand
+from study.space import REFERENCE, Design, text
+from study.trial import Trial
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from study.config import StudyConfig
+    from study.tasks.specs import TaskSpec
+
+ABSENT = "absent"
+"""The level of a key that a design does not have."""
+
+
+@dataclass(frozen=True)
+class Tune:
+    """The section `tune`, right in every part.
+
+    Attributes
+    ----------
+    tasks : tuple of TaskSpec
+        None of them is a task of the study.
+    seeds : tuple of int
+    grid : dict of str to tuple
+        Values to try for keys of the protocol, in the order declared; several keys are crossed.
+    by : tuple of str
+        Keys of the designs; those with equal levels of all of them share what is tuned.
+    """
+
+    tasks: tuple[TaskSpec, ...]
+    seeds: tuple[int, ...]
+    grid: dict[str, tuple[Any, ...]]
+    by: tuple[str, ...]
+
+    def groups(self, designs: Iterable[Design], protocol_by: ProtocolBy) -> list[Group]:
+        """Return the groups in which something is tuned, in the order of their first designs.
+
+        A key that is set by hand leaves the grid of the group. The untuned backbone, of which nothing is trained, is
+        in no group.
+        """
+        found = []
+        for levels, members in self.members(designs):
+            hand = {key for design in members for key in by_hand(protocol_by, design)}
+            grid = {key: values for key, values in self.grid.items() if key not in hand}
+            if grid:
+                found.append(Group(levels, tuple(members), grid))
+        return found
+
+    def members(self, designs: Iterable[Design]) -> list[tuple[dict[str, str], list[Design]]]:
+        """Return the levels, as text, of every group's keys, and its designs."""
+        found: dict[tuple[str, ...], list[Design]] = {}
+        for design in designs:
+            if design != REFERENCE:
+                levels = tuple(text(design[key]) if key in design else ABSENT for key in self.by)
+                found.setdefault(levels, []).append(design)
+        return [(dict(zip(self.by, levels, strict=True)), members) for levels, members in found.items()]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Designs that share what is tuned; the first of them is trained to find it.
+
+    Attributes
+    ----------
+    levels : dict of str to str
+        The level of each key that makes the groups; `absent` where the designs do not have it.
+    grid : dict of str to tuple
+        What is tried, without the keys that are set by hand.
+    """
+
+    levels: dict[str, str]
+    designs: tuple[Design, ...]
+    grid: dict[str, tuple[Any, ...]]
+
+    @property
+    def name(self) -> str:
+        """What the group is called: method=adapter, budget=0.05."""
+        return ", ".join(f"{key}={level}" for key, level in self.levels.items())
+
+    @property
+    def points(self) -> list[dict[str, Any]]:
+        """The points of the grid, in order of declaration; the key declared last varies fastest."""
+        return [dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())]
+
+    def at_edge(self, point: Mapping[str, Any]) -> bool:
+        """Say whether a value of a point is the least or greatest of its key's several numbers."""
+        numbers = {key: values for key, values in self.grid.items() if not isinstance(values[0], str) and values[1:]}
+        return any(point[key] in (min(values), max(values)) for key, values in numbers.items())
+
+
+@dataclass(frozen=True)
+class Point:
+    """What the trials of one grid point showed.
+
+    Attributes
+    ----------
+    planned, done, diverged : int
+        Numbers of trials.
+    mean : float
+        Mean primary score, over seeds within a task and then over tasks; NaN unless every trial has one.
+    """
+
+    values: dict[str, Any]
+    planned: int
+    done: int
+    diverged: int
+    mean: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is known of one group on one backbone."""
+
+    backbone: str
+    group: Group
+    points: tuple[Point, ...]
+
+    @property
+    def waits(self) -> bool:
+        """Whether tune trials of the group are missing or failed, so that nothing is chosen yet."""
+        return any(point.done + point.diverged < point.planned for point in self.points)
+
+    @property
+    def chosen(self) -> Point | None:
+        """The point with the highest mean, of equals the first; None while it waits, or if no point has a mean."""
+        scored = [point for point in self.points if not math.isnan(point.mean)]
+        if self.waits or not scored:
+            return None
+        return max(scored, key=lambda point: point.mean)  # the first of equals
+
+
+def groups(study: StudyConfig) -> list[Group]:
+    """Return the groups of designs in which something is tuned; none without the section `tune`."""
+    return study.tune.groups(study.space.designs, study.protocol_by) if study.tune else []
+
+
+def trials(study: StudyConfig) -> list[Trial]:
+    """Return every trial that decides the tuning: seed, then task, so that a part of it is whole replicates.
+
+    Raises
+    ------
+    InputFault
+        If a backbone of the hub is not on this machine.
+    """
+    points = [
+        _trials(study, source, group, values)
+        for source in study.backbones
+        for group in groups(study)
+        for values in group.points
+    ]
+    return [trial for together in zip(*points, strict=True) for trial in together]
+
+
+def choices(study: StudyConfig, rows: pd.DataFrame) -> list[Choice]:
+    """Return what the rows of a store decide for each backbone and group, in the order of the designs.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        As `study.store.Store.rows` returns them; those that are not final count as missing.
+
+    Raises
+    ------
+    InputFault
+        If a backbone of the hub is not on this machine.
+    """
+    status = dict(zip(rows["id"], rows["status"], strict=True))
+    scores = dict(zip(rows["id"], rows[study.primary], strict=True))
+
+    def point(source: Source, group: Group, values: dict[str, Any]) -> Point:
+        found = _trials(study, source, group, values)
+        states = [status.get(trial.id) for trial in found]
+        by_task: dict[str, list[float]] = {}
+        for trial, state in zip(found, states, strict=True):
+            by_task.setdefault(trial.task, []).append(scores[trial.id] if state == "done" else math.nan)
+        mean = fmean(fmean(some) for some in by_task.values())
+        return Point(values, len(found), states.count("done"), states.count("diverged"), mean)
+
+    return [
+        Choice(source.name, group, tuple(point(source, group, values) for values in group.points))
+        for source in study.backbones
+        for group in groups(study)
+    ]
+
+
+def impossible(study: StudyConfig, found: Sequence[Choice]) -> list[str]:
+    """Return a sentence for each group whose trials cannot be run, because nothing can be chosen for it."""
+    told = []
+    for choice in found:
+        if not choice.waits and choice.chosen is None:
+            where = f" on {choice.backbone}" if len(study.backbones) > 1 else ""
+            diverged, planned = (sum(getattr(p, name) for p in choice.points) for name in ("diverged", "planned"))
+            lost = len(choice.group.designs) * len(study.tasks) * len(study.seeds)
+            told.append(
+                f"{lost} trials of {choice.group.name}{where}: at no point of its grid has every tune trial a score "
+                f"({diverged} of {planned} diverged), so nothing can be chosen; give `tune.grid` other values, such as "
+                "a smaller learning rate"
+            )
+    return told
+
+
+def table(study: StudyConfig, found: Sequence[Choice]) -> pd.DataFrame:
+    """Return a row a group and grid point; see `study.Study.tuned`."""
+    import pandas as pd
+
+    tune = study.tune
+    by, grid = (tune.by, tuple(tune.grid)) if tune else ((), ())
+    backbone = ["backbone"] if len(study.backbones) > 1 else []
+    columns = [*backbone, *by, *grid, study.primary, "planned", "done", "diverged", "chosen", "at_edge"]
+    rows = [
+        {
+            "backbone": choice.backbone,
+            **choice.group.levels,
+            **point.values,
+            study.primary: point.mean,
+            "planned": point.planned,
+            "done": point.done,
+            "diverged": point.diverged,
+            "chosen": point is choice.chosen,
+            "at_edge": point is choice.chosen and choice.group.at_edge(point.values),
+        }
+        for choice in found
+        for point in choice.points
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _trials(study: StudyConfig, source: Source, group: Group, values: dict[str, Any]) -> list[Trial]:
+    """Return the trials of one grid point: seed, then task."""
+    assert study.tune is not None  # or there would be no group
+    design, backbone_hash = group.designs[0], content_hash(source)
+    return [
+        Trial(
+            source.name,
+            design,
+            task.name,
+            seed,
+            study.protocol_of(design, values),
+            "tune",
+            tunes=tuple(values),
+            backbone_hash=backbone_hash,
+            task_hash=task.content_hash(),
+        )
+        for seed in study.tune.seeds
+        for task in study.tune.tasks
+    ]
