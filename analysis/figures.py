@@ -259,8 +259,10 @@ def cost(
         Which end the three named designs are taken from.
     axis : str
         What the score is.
+
+    Designs with a true value in a column ``front`` are joined by a line over ``parameters`` and named there.
     """
-    figure = _figure(3.7 * len(measures), 3.1)
+    figure = _figure(3.7 * len(measures), 3.4)
     groups = list(dict.fromkeys(designs[group])) if group else [""]
     best = designs[response].rank(ascending=not higher_is_better)
     for ax, (column, words) in zip(np.atleast_1d(figure.subplots(1, len(measures))), measures.items(), strict=True):
@@ -268,7 +270,11 @@ def cost(
             part = designs[designs[group] == name] if group else designs
             ax.plot(part[column], part[response], "o", color=COLOURS[number % len(COLOURS)], markersize=5, alpha=0.8,
                     label=str(name))  # fmt: skip
-        for _, row in designs[best <= 3].iterrows():
+        named = designs[best <= 3]
+        if column == "parameters" and "front" in designs and designs["front"].sum() > 1:
+            named = designs[designs["front"]].sort_values(column)
+            ax.plot(named[column], named[response], color=MUTED, linewidth=1, drawstyle="steps-post", zorder=0)
+        for _, row in named.iterrows():
             at = (row[column], row[response])
             ax.annotate(str(row[label]), at, xytext=(5, 4), textcoords="offset points", size=7, color=INK)
         if designs[column].min() > 0 and designs[column].max() > 20 * designs[column].min():

@@ -108,7 +108,7 @@ def run_pack(pack: Pack, worker: Worker, sink: Sink, progress: Progress | None =
         try:
             result = _run(trial, pack, worker, progress)
         except Exception as error:
-            result = TrialResult(trial, "out_of_memory" if _is_out_of_memory(error) else "failed", _reason(error))
+            result = TrialResult(trial, "out_of_memory" if is_out_of_memory(error) else "failed", _reason(error))
             if not isinstance(error, InputFault):
                 log.warning("%s failed", trial.label(), exc_info=error)
         if result.status == "out_of_memory" and worker.device.type == "cuda":
@@ -203,7 +203,8 @@ def _scorer_hashes(scorers: dict[str, AnyScorer]) -> str:
     return json.dumps({name: scorer.hash for name, scorer in scorers.items()}, sort_keys=True)
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Say whether an error means that memory ran out, on a GPU or on the CPU."""
     # torch's CPU allocator raises a plain RuntimeError.
     cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
     return cpu or isinstance(error, torch.OutOfMemoryError | MemoryError)

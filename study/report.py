@@ -10,8 +10,11 @@ import numpy as np
 from adapters.faults import InputFault
 from adapters.positions import READS, WRITES
 from analysis.anova_fit import anova
+from study.canonical import canonical_json
 from study.columns import SCORES
 from study.progress import duration
+from study.space import text
+from study.trial import design_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from study.study import Study
 
 PAIR = ("input", "output")
+DESIGN = "design"
+"""The factor of a study whose designs are told apart only by all of their keys together."""
 PICTURES = 8
 """Pictures of a design in a gallery."""
 
@@ -28,8 +33,9 @@ PICTURES = 8
 def terms(study: Study) -> tuple[list[str], list[str], tuple[str, str] | None]:
     """Return the factors, blocks and pair that a study's results are analysed by.
 
-    Factors are those that every design has and that vary; blocks are the tasks, and the seeds within each task, where
-    there are several; input and output, where both vary, are a pair.
+    Factors are those that every design has and that vary. Where they do not tell all designs apart, because some have
+    factors of their own, the design as a whole is the one factor. Blocks are the tasks, and the seeds within each task,
+    where there are several; input and output, where both vary, are a pair.
 
     Raises
     ------
@@ -38,10 +44,23 @@ def terms(study: Study) -> tuple[list[str], list[str], tuple[str, str] | None]:
     """
     designs = study.config.space.designs
     factors = [name for name in study.factors if name == "backbone" or all(name in design for design in designs)]
+    if len({tuple(text(design.get(name)) for name in factors) for design in designs}) < len(designs):
+        factors = ["backbone", DESIGN] if "backbone" in factors else [DESIGN]
     if not factors:
         raise InputFault(f"no factor of {study.config.name} varies over all its designs; expected at least one")
     blocks = ["task"] * (len(study.config.tasks) > 1) + ["task:seed"] * (len(study.config.seeds) > 1)
     return factors, blocks, PAIR if set(PAIR) <= set(factors) else None
+
+
+def results(study: Study) -> pd.DataFrame:
+    """Return a study's results with the column `design`: the method, and the keys in which its designs differ."""
+    designs, frame = study.config.space.designs, study.results()
+    words = {}
+    for design in designs:
+        alike = [other for other in designs if other["method"] == design["method"]]
+        keys = {key for key in design if len({text(other.get(key)) for other in alike}) > 1}
+        words[canonical_json(design)] = design_words(design, keys)
+    return frame.assign(**{DESIGN: frame["design_json"].map(words)})
 
 
 def analyse(study: Study) -> AnovaTable:
@@ -53,7 +72,7 @@ def analyse(study: Study) -> AnovaTable:
         If there are too few rows, or no factor that varies.
     """
     factors, blocks, pair = terms(study)
-    return anova(study.results(), study.config.primary, factors, blocks, pair=pair)
+    return anova(results(study), study.config.primary, factors, blocks, pair=pair)
 
 
 def page(study: Study) -> str:
@@ -79,7 +98,7 @@ def content(study: Study) -> ReportContent:
     """
     from analysis.report.content import ReportContent
 
-    frame, untuned = study.results(), study.results("reference")
+    frame, untuned = results(study), study.results("reference")
     if frame.empty:
         raise InputFault(f"{study.store.folder} holds no results of {study.config.name}; run the study first")
     factors, blocks, pair = terms(study)

@@ -200,7 +200,7 @@ def blame(cell: Design, fault: InputFault) -> Iterator[LevelFault]:
     while True:
         message = str(fault)
         name = _named(message, design)
-        lacking = name is None and any(re.search(rf"\b{key}\b", message) for key in mended)
+        lacking = name is None and any(re.search(rf"\b{re.escape(str(key))}\b", message) for key in mended)
         if name in mended or lacking:  # what it lacks is not a level of its own
             return
         mended.add(name)

@@ -214,6 +214,18 @@ class Study:
                 told += unknown_class(source, task)
         return list(dict.fromkeys(told))
 
+    def fetch(self) -> None:
+        """Download the backbones of the hub that are not on this machine yet.
+
+        Raises
+        ------
+        InputFault
+            If a backbone cannot be had.
+        """
+        for source in self.config.backbones:
+            if source.kind in ("hub", "arch"):
+                fetch(source)
+
     def run(
         self,
         only: Literal["missing", "failed"] = "missing",
@@ -249,9 +261,7 @@ class Study:
         WorkerFault
             If workers cannot be started.
         """
-        for source in self.config.backbones:
-            if source.kind in ("hub", "arch"):
-                fetch(source)
+        self.fetch()
         phases = self._phases({None} if only == "missing" else {"failed", "out_of_memory"}, limit)
         first = next(phases, None)
         if first is not None:

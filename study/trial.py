@@ -6,7 +6,7 @@ Nothing here trains or stores; torch is not imported, so that planning and statu
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -88,9 +88,9 @@ class Trial:
             words = [f"{design['input']}→{design['output']}"]
             words += [str(design[key]) for key in ("activation", "scale") if key in design]
         else:
-            words = [design["method"], *(_words(key, value) for key, value in design.items() if key != "method")]
+            words = [design_words(design)]
         words += [_words("lr" if key == "learning_rate" else key, getattr(self.protocol, key)) for key in self.tunes]
-        return f"{' '.join(filter(None, words))} · {self.task} · seed {self.seed}"
+        return f"{' '.join(words)} · {self.task} · seed {self.seed}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the trial as JSON values."""
@@ -110,6 +110,12 @@ class Trial:
     def from_json(cls, data: dict[str, Any]) -> Trial:
         """Return the trial that `to_json` wrote."""
         return cls(**{**data, "protocol": Protocol(**data["protocol"]), "tunes": tuple(data["tunes"])})
+
+
+def design_words(design: Mapping[str, Any], keys: Collection[str] | None = None) -> str:
+    """Return a design as people read it: its method and keys, or those of its keys that are named."""
+    shown = [key for key in design if key != "method" and (keys is None or key in keys)]
+    return " ".join(filter(None, [str(design["method"]), *(_words(key, design[key]) for key in shown)]))
 
 
 def _words(key: str, value: Any) -> str:

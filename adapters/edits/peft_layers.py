@@ -1,7 +1,7 @@
 """PeftLayers: layers are replaced by peft's own, which wrap them; taking them off puts the very same modules back.
 
-peft never sees the denoiser. It is given a tree of the layers alone, under their own names, so that its matching of
-suffixes finds nothing else, and nothing but the wrapped layers comes from it.
+peft never sees the denoiser. It is given a tree of the layers alone, so that its matching of suffixes finds nothing
+else, and nothing of it but the wrapped layers gets into the denoiser.
 """
 
 from __future__ import annotations
@@ -72,13 +72,13 @@ class PeftLayers:
 
         The parameters lie on the layers' devices, in float32, or float64 on a float64 denoiser.
         """
-        own = [parameter for layer in self.layers for parameter in layer.module.parameters()]
-        flags = [parameter.requires_grad for parameter in own]
+        bare = [parameter for layer in self.layers for parameter in layer.module.parameters()]
+        flags = [parameter.requires_grad for parameter in bare]
         try:
-            with _drawing(draws.stream(self.layers[0].name).initial_seed(), {p.device for p in own}):
+            with _drawing(draws.stream(self.layers[0].name).initial_seed(), {p.device for p in bare}):
                 wrapped = _wrap({n: layer.module for n, layer in self._named.items()}, self.kind, self.settings)
         finally:
-            for parameter, flag in zip(own, flags, strict=True):
+            for parameter, flag in zip(bare, flags, strict=True):
                 parameter.requires_grad_(flag)
         for name, layer in self._named.items():
             wrapper = wrapped[name]
@@ -168,6 +168,7 @@ def _shapes(
             for name, size in layers
             for part, shape in _ENTRY_BY_ENTRY[kind](dict(settings), size).items()
         )
+    shown = ", ".join(f"{key}={value}" for key, value in settings)
     try:
         with torch.device("meta"), _drawing(0, set()):
             bare: dict[str, nn.Module] = {
@@ -176,9 +177,11 @@ def _shapes(
             }
             wrapped = _wrap(bare, kind, settings)
     except Exception as error:  # peft checks settings with whatever its code runs into
-        shown = ", ".join(f"{key}={value}" for key, value in settings)
         raise InputFault(f"peft's {kind} does not take {shown} for these layers: {error}") from error
-    return tuple((name, own, tuple(parameter.shape)) for name, own, parameter in _trained(wrapped.items()))
+    found = tuple((name, own, tuple(parameter.shape)) for name, own, parameter in _trained(wrapped.items()))
+    if not found:
+        raise InputFault(f"peft's {kind} with {shown} trains nothing")
+    return found
 
 
 def _butterfly_shapes(settings: Mapping[str, Any], size: _Size) -> dict[str, tuple[int, ...]]:
@@ -222,12 +225,12 @@ def _wrap(layers: Mapping[str, nn.Module], kind: str, settings: Settings) -> dic
             parent = parent.get_submodule(part)
         parent.add_module(last, layer)
     named = PeftType(kind.upper())
-    config = PEFT_TYPE_TO_CONFIG_MAPPING[named](**{"target_modules": sorted(map(suffix, layers)), **dict(settings)})
+    config = PEFT_TYPE_TO_CONFIG_MAPPING[named](**{"target_modules": sorted(map(_suffix, layers)), **dict(settings)})
     PEFT_TYPE_TO_TUNER_MAPPING[named](root, config, _ADAPTER)
     return {name: root.get_submodule(name) for name in layers}
 
 
-def suffix(name: str) -> str:
+def _suffix(name: str) -> str:
     """Give the end of a layer's name that tells it from the others of its block: ``to_q``, ``to_out.0``."""
     *_, last = parts = name.split(".")
     return ".".join(parts[-2:]) if last.isdigit() else last

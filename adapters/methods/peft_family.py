@@ -284,7 +284,11 @@ class AnyPeft:
             raise InputFault(f"targets=conv: peft's {name} changes linear layers only; give attention, ff or both")
         settings = {key: known.default for key, known in kind.fields.items()}
         settings |= {key: kind.fields[key].parse(key, design[key]) for key in settings if design.get(key) is not None}
-        return cls(name, targets, {key: value for key, value in settings.items() if value is not None})
+        given = {key: value for key, value in settings.items() if value is not None}
+        chosen, vectors = given.get("topk"), given.get("num_vectors")
+        if isinstance(chosen, int) and isinstance(vectors, int) and chosen > vectors:
+            raise InputFault(f"topk={chosen} is more than num_vectors={vectors}, of which it chooses")
+        return cls(name, targets, given)
 
     def to_design(self) -> dict[str, Any]:
         """Give the canonical design."""

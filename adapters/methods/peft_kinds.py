@@ -28,12 +28,13 @@ class Field:
         peft's; it also says the type. None is a whole number that is not given.
     allowed
         The values of a field that takes few.
-    most
-        Largest whole number: what no tensor's shape shows must not cost without bounds.
+    least, most
+        Bounds of a whole number. What no tensor's shape shows must not cost without bounds.
     """
 
     default: Value | None
     allowed: tuple[Value, ...] = ()
+    least: int = 1
     most: int | None = None
 
     def parse(self, key: str, value: Any) -> Value:
@@ -58,9 +59,9 @@ class Field:
         number = levels.non_negative_number(key, value)
         if isinstance(self.default, float):
             return number
-        if not isinstance(number, int) or (self.most is not None and number > self.most):
-            bound = "" if self.most is None else f" of at most {self.most}"
-            raise InputFault(f"{key}={value!r} is no whole number{bound}")
+        if not isinstance(number, int) or number < self.least or (self.most is not None and number > self.most):
+            above = "" if self.most is None else f" and at most {self.most}"
+            raise InputFault(f"{key}={value!r} is no whole number of at least {self.least}{above}")
         return number
 
 
@@ -82,6 +83,7 @@ class Kind:
 
 _START = Field(True)
 _R8, _R32 = Field(8), Field(32)
+_SEED0, _SEED777 = Field(0, least=0), Field(777, least=0)
 
 KINDS: dict[str, Kind] = {
     "beft": Kind({"init_weights": _START}),
@@ -106,7 +108,7 @@ KINDS: dict[str, Kind] = {
         {
             "n_frequency": Field(1000),
             "scaling": Field(150.0),
-            "random_loc_seed": Field(777),
+            "random_loc_seed": _SEED777,
             "init_weights": Field(False),
         }
     ),
@@ -120,7 +122,7 @@ KINDS: dict[str, Kind] = {
         }
     ),
     "gralora": Kind(
-        {"r": _R32, "hybrid_r": Field(0), "alpha": Field(64), "gralora_k": Field(2), "init_weights": _START}
+        {"r": _R32, "hybrid_r": Field(0, least=0), "alpha": Field(64), "gralora_k": Field(2), "init_weights": _START}
     ),
     "lily": Kind(
         {"r": _R32, "stride_A": Field(1), "num_B": Field(2), "scaling": Field(1.0), "init_weights": _START}, shared=True
@@ -131,7 +133,7 @@ KINDS: dict[str, Kind] = {
     "peanut": Kind(
         {
             "r": _R32,
-            "depth": Field(0, most=64),
+            "depth": Field(0, least=0, most=64),
             "act_fn": Field("relu"),
             "scaling": Field(1.0),
             "init_weights": _START,
@@ -140,7 +142,7 @@ KINDS: dict[str, Kind] = {
     "randlora": Kind(
         {
             "r": _R32,
-            "projection_prng_key": Field(0),
+            "projection_prng_key": _SEED0,
             "sparse": Field(False),
             "very_sparse": Field(False),
             "randlora_alpha": Field(640),
@@ -156,7 +158,7 @@ KINDS: dict[str, Kind] = {
         }
     ),
     # peft draws the mask from no seed by default
-    "shira": Kind({"r": _R32, "random_seed": Field(0), "init_weights": _START}),
+    "shira": Kind({"r": _R32, "random_seed": _SEED0, "init_weights": _START}),
     "vblora": Kind(
         {
             "r": Field(4),
@@ -169,7 +171,7 @@ KINDS: dict[str, Kind] = {
         shared=True,
     ),
     "vera": Kind(
-        {"r": Field(256), "projection_prng_key": Field(0), "d_initial": Field(0.1), "init_weights": _START}, shared=True
+        {"r": Field(256), "projection_prng_key": _SEED0, "d_initial": Field(0.1), "init_weights": _START}, shared=True
     ),
     "waveft": Kind(
         {
@@ -177,7 +179,7 @@ KINDS: dict[str, Kind] = {
             "scaling": Field(25.0),
             "wavelet_family": Field("db1"),
             "use_idwt": Field(True),
-            "random_loc_seed": Field(777),
+            "random_loc_seed": _SEED777,
             "proportional_parameters": Field(False),
             "init_weights": _START,
         }

@@ -162,7 +162,7 @@ class Blocked(Sized):
             return nearest(sizes, lambda block: self._parameters(layers, block), budget)
         if self.size not in sizes:
             raise InputFault(
-                f"block_size={self.size} does not divide the inputs of all layers of targets={self.targets}; "
+                f"block_size={self.size} does not fit the inputs of all layers of targets={self.targets}; "
                 f"those that do are {', '.join(map(str, sizes))}"
             )
         return self.size
@@ -179,7 +179,8 @@ def configuration(kind: str, settings: Mapping[str, Any], state: Mapping[str, Te
     named = PeftType(kind.upper())
     layers = sorted({name.partition(f".{PEFT_TYPE_TO_PREFIX_MAPPING[named]}")[0] for name in state})
     config = PEFT_TYPE_TO_CONFIG_MAPPING[named](**{"target_modules": layers, **settings})
-    return {**config.to_dict(), "target_modules": layers, "inference_mode": True}
+    fields = {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
+    return {**fields, "inference_mode": True}
 
 
 def _divisors(number: int) -> list[int]:

@@ -11,6 +11,7 @@ from adapters.faults import InputFault
 from analysis.anova_fit import anova
 from analysis.anova_table import AnovaTable
 from analysis.components import Connection, connect
+from analysis.front import on_front
 from analysis.means import cell_means, marginal_means
 from analysis.report.content import ReportContent
 from analysis.sample import read_sample
@@ -24,7 +25,8 @@ class Findings:
     ----------
     designs : DataFrame
         One row a valid pair (or level of the first factor) whose mean is determined, best first: ``label``,
-        ``component``, the columns of ``analysis.cell_means``, mean scores, parameters and seconds where known.
+        ``component``, the columns of ``analysis.cell_means``, mean scores, parameters and seconds where known, and with
+        parameters ``front``: whether no design of at most as many parameters has a better mean.
     effects : list of (caption, DataFrame)
         Adjusted means of single factors, each with a column ``label``: the pair's within a component, the others over
         valid combinations.
@@ -80,6 +82,8 @@ def _designs(content: ReportContent, rows: pd.DataFrame, connection: Connection 
     extra = [c for c in (*content.scores, "parameters", "train_seconds") if c in rows.columns and c != content.response]
     costs = rows.groupby([rows[c].astype(str) for c in by])[extra].mean().reset_index()
     designs = designs.merge(costs, on=by, how="left")
+    if "parameters" in designs:
+        designs["front"] = on_front(designs["parameters"], designs["mean"], content.higher_is_better)
     return designs.sort_values("mean", ascending=not content.higher_is_better, kind="stable").reset_index(drop=True)
 
 

@@ -41,6 +41,7 @@ def render(content: ReportContent) -> str:
         pictures=_pictures(content, findings),
         designs=_frame(_design_table(content, findings.designs)),
         references=_frame(findings.references),
+        front=_front(findings.designs),
         failures=_frame(content.failures if content.failures is not None else pd.DataFrame()),
         tuning=_tuning(content),
     )
@@ -141,6 +142,14 @@ def _design_table(content: ReportContent, designs: pd.DataFrame) -> pd.DataFrame
         if column in designs and column != content.response:
             shown[column] = designs[column]
     return shown.loc[:, [c for c in shown if c != "component" or shown[c].nunique() > 1]]
+
+
+def _front(designs: pd.DataFrame) -> list[str]:
+    """Designs on the front of score against size, small ones first; none where all are of one size."""
+    if "front" not in designs or designs["parameters"].max() < 1.2 * designs["parameters"].min():
+        return []
+    on = designs[designs["front"]].sort_values("parameters")
+    return [f"{row['label']} ({row['parameters']:,.0f})" for _, row in on.iterrows()]
 
 
 def _tuning(content: ReportContent) -> dict[str, Any] | None:

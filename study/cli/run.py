@@ -36,6 +36,7 @@ def command(
     if dry_run:
         print("\n".join(describe(loaded)))
         return
+    loaded.fetch()
     for warning in loaded.warnings():
         print(f"warning: {warning}", file=sys.stderr)
     signal.signal(signal.SIGTERM, _interrupt)

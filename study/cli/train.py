@@ -52,9 +52,20 @@ def command(
     for warning in unknown_class(read.backbone, spec):
         warn(warning)
     with plain_warnings(), Steps(read.protocol.steps) as bar, _cache() as cache:
+        from study.pack import is_out_of_memory
         from study.trained_adapter import train_adapter
 
-        trained = train_adapter(read, spec, seed, cache, bar.stage, bar.step)
+        try:
+            trained = train_adapter(read, spec, seed, cache, bar.stage, bar.step)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            print(
+                "adapter-study: the memory did not suffice; nothing was written. Lower `batch` in the recipe's protocol, "
+                "or choose `precision: bf16`.",
+                file=sys.stderr,
+            )
+            raise typer.Exit(1) from None
     if trained.training.diverged:
         print(
             f"adapter-study: the training diverged: {trained.training.diverged}; nothing was written. "
