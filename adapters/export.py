@@ -90,9 +90,9 @@ def export(folder: str | Path, format: str, output: str | Path, pipe: Any, appro
         return Exported(_write(Path(output), tensors, DIFFUSERS_WEIGHTS, {}, told), error)
     if design["method"] not in _LOW_RANK:
         raise InputFault(
-            f"method={design['method']} is no LoRA, which is all that load_lora_weights reads; put it on a pipeline with "
-            "adapters.load(pipe, path), or, if it is a change of weights, export --format delta, or ask for the nearest "
-            "LoRA with --approximate RANK"
+            f"method={design['method']} is no LoRA, which is all that load_lora_weights reads; put it on a pipeline "
+            "with adapters.load(pipe, path), or, if it is a change of weights, export --format delta, or ask for the "
+            "nearest LoRA with --approximate RANK"
         )
     return Exported(_write(Path(output), _diffusers(folder, design, pipe), DIFFUSERS_WEIGHTS, {}, {}))
 

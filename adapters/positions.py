@@ -1,17 +1,19 @@
-"""Positions: the named tensors of a U-Net block that an adapter reads or writes.
+"""Positions: the named tensors of a block that an adapter reads or writes.
 
 This is the only code that finds blocks in a backbone. The names need no torch.
 
 A transformer block is ``x += SA(norm1 x); x += CA(norm2 x, text); x += FFN(norm3 x)``. Ten tensors can be read and
 seven be written, because addition commutes: adding to a branch's output is adding to the trunk after it
-("A Closer Look at Parameter-Efficient Tuning in Diffusion Models", arXiv 2303.18181).
+("A Closer Look at Parameter-Efficient Tuning in Diffusion Models", arXiv 2303.18181). In a diffusion transformer that
+gates its branches, SA_out and FFN_out are what is read before the gate.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from math import gcd
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from adapters.faults import InputFault
 
@@ -56,32 +58,64 @@ class Site:
     kind: Literal["input", "output", "context"]
 
 
-READ_SITES = {
-    "SA_in": Site("", "input"),
-    "SA_out": Site("attn1", "output"),
-    "CA_in": Site("norm2", "input"),
-    "CA_c": Site("attn2", "context"),
-    "CA_out": Site("attn2", "output"),
-    "FFN_in": Site("norm3", "input"),
-    "FFN_out": Site("ff", "output"),
-    "Trans_out": Site("", "output"),
-    "Res_in": Site("", "input"),
-    "Res_out": Site("", "output"),
-}
-# The input of a norm is a copy of the trunk that only its branch sees; a write must reach the trunk itself, so it is
-# added to the branch output that the trunk receives next.
-WRITE_SITES = {
-    "SA_in": Site("", "input"),
-    "CA_in": Site("attn1", "output"),
-    "CA_c": Site("attn2", "context"),
-    "FFN_in": Site("attn2", "output"),
-    "Trans_out": Site("", "output"),
-    "Res_in": Site("", "input"),
-    "Res_out": Site("", "output"),
-}
-# CA_in→CA_in and FFN_in→FFN_in read a trunk that is summed only after the place of writing: what is read there is the
-# trunk before the branch (this norm's input) plus the branch's output.
-TRUNK_BEFORE = {"CA_in": Site("norm1", "input"), "FFN_in": Site("norm2", "input")}
+@dataclass(frozen=True)
+class Sites:
+    """Where the positions of one kind of block are read and written.
+
+    Attributes
+    ----------
+    reads
+        Position to the site whose tensor it is.
+    writes
+        Position to the sites where the value is added. Where a branch reads the trunk through a site of its own, the
+        value is added there and once more where the trunk goes on.
+    before
+        For a position that is written only where the trunk is not summed yet: the site of the trunk before that
+        branch. What is read there is the trunk before the branch plus the branch's output.
+    """
+
+    reads: Mapping[str, Site]
+    writes: Mapping[str, tuple[Site, ...]]
+    before: Mapping[str, Site] = field(default_factory=dict)
+
+
+_INPUT, _OUTPUT = Site("", "input"), Site("", "output")
+_CONTEXT = Site("attn2", "context")
+# x += SA(norm1 x); x += CA(norm2 x, text); x += FFN(norm3 x). The input of a norm is a copy of the trunk that only its
+# branch sees; a write must reach the trunk itself, so it is added to the branch output that the trunk receives next.
+PLAIN = Sites(
+    reads={
+        "SA_in": _INPUT,
+        "SA_out": Site("attn1", "output"),
+        "CA_in": Site("norm2", "input"),
+        "CA_c": _CONTEXT,
+        "CA_out": Site("attn2", "output"),
+        "FFN_in": Site("norm3", "input"),
+        "FFN_out": Site("ff", "output"),
+        "Trans_out": _OUTPUT,
+    },
+    writes={
+        "SA_in": (_INPUT,),
+        "CA_in": (Site("attn1", "output"),),
+        "CA_c": (_CONTEXT,),
+        "FFN_in": (Site("attn2", "output"),),
+        "Trans_out": (_OUTPUT,),
+    },
+    before={"CA_in": Site("norm1", "input"), "FFN_in": Site("norm2", "input")},
+)
+# PixArt: x += gate · SA(norm1 x); x += CA(x, text); x += gate · FFN(norm2 x). What is added to a gated branch's output
+# would be gated too; cross-attention reads the trunk itself.
+CROSS_UNNORMED = Sites(
+    reads={**PLAIN.reads, "CA_in": Site("attn2", "input"), "FFN_in": Site("norm2", "input")},
+    writes={**PLAIN.writes, "CA_in": (Site("attn2", "input"), Site("attn2", "output"))},
+    before={"FFN_in": Site("attn2", "input")},
+)
+# DiT: x += gate · SA(norm1 x); x += gate · FFN(norm3 x).
+NO_CROSS = Sites(
+    reads={name: site for name, site in PLAIN.reads.items() if not name.startswith("CA_")},
+    writes={"SA_in": (_INPUT,), "FFN_in": (Site("norm3", "input"), _OUTPUT), "Trans_out": (_OUTPUT,)},
+)
+RESNET = Sites(reads={"Res_in": _INPUT, "Res_out": _OUTPUT}, writes={"Res_in": (_INPUT,), "Res_out": (_OUTPUT,)})
 
 
 @dataclass(frozen=True)
@@ -98,6 +132,8 @@ class Block:
         Channels of the tensor read and of the tensor written.
     groups
         Groups of the normalisation over the tensor read (ResNet blocks; 1 elsewhere).
+    sites
+        Where its positions are.
     """
 
     name: str
@@ -105,6 +141,7 @@ class Block:
     read: int
     write: int
     groups: int = 1
+    sites: Sites = PLAIN
 
 
 def component(position: str) -> Component:
@@ -151,7 +188,7 @@ def blocks(denoiser: nn.Module, input: str, output: str) -> list[Block]:
     Parameters
     ----------
     denoiser
-        A diffusers ``UNet2DConditionModel``; may be on the meta device.
+        A diffusers U-Net, or a transformer with the blocks of DiT or PixArt; may be on the meta device.
     input, output
         A valid pair.
 
@@ -167,7 +204,7 @@ def blocks(denoiser: nn.Module, input: str, output: str) -> list[Block]:
         kind = "ResNet" if component(input) == "resnet" else "transformer"
         raise InputFault(
             f"{type(denoiser).__name__} has no {kind} blocks, so nothing can be read at {input}; "
-            "position adapters need a UNet2DConditionModel with such blocks"
+            "choose another backbone or method"
         )
     return found
 
@@ -179,11 +216,16 @@ def _transformer_blocks(denoiser: nn.Module, input: str, output: str) -> list[Bl
     for name, module in denoiser.named_modules():
         if not isinstance(module, BasicTransformerBlock):
             continue
-        if module.norm_type != "layer_norm" or module.attn2 is None:
+        sites = _sites(module)
+        if sites is None:
             raise InputFault(
-                f"block {name} of {type(denoiser).__name__} has norm type {module.norm_type!r} and "
-                f"{'no' if module.attn2 is None else 'a'} cross-attention; position adapters need blocks with plain "
-                "layer norms and a cross-attention, as a UNet2DConditionModel has: choose another backbone or method"
+                f"block {name} of {type(denoiser).__name__} has norm type {module.norm_type!r}; position adapters know "
+                "the blocks of U-Nets, DiT and PixArt: choose another backbone or method"
+            )
+        if input not in sites.reads or output not in sites.writes:
+            raise InputFault(
+                f"input={input}, output={output}: the blocks of {type(denoiser).__name__} have no cross-attention; "
+                f"they can be read at {', '.join(sites.reads)} and written at {', '.join(sites.writes)}"
             )
         if hasattr(module, "fuser"):
             raise InputFault(
@@ -191,8 +233,15 @@ def _transformer_blocks(denoiser: nn.Module, input: str, output: str) -> list[Bl
                 "CA_in has no single place; choose a backbone with attention_type='default'"
             )
         width = module.attn2.to_k.in_features if component(input) == "context" else module.dim
-        found.append(Block(name, module, width, width))
+        found.append(Block(name, module, width, width, sites=sites))
     return found
+
+
+def _sites(block: Any) -> Sites | None:
+    """Say where a transformer block has its positions; None for a kind that is not known."""
+    if block.attn2 is None:
+        return NO_CROSS if block.norm_type in ("layer_norm", "ada_norm_zero") else None
+    return {"layer_norm": PLAIN, "ada_norm_single": CROSS_UNNORMED}.get(block.norm_type)
 
 
 def _resnet_blocks(denoiser: nn.Module, input: str, output: str) -> list[Block]:
@@ -210,5 +259,5 @@ def _resnet_blocks(denoiser: nn.Module, input: str, output: str) -> list[Block]:
         channels = {"Res_in": module.in_channels, "Res_out": module.conv2.out_channels}
         norm = module.norm1 if input == "Res_in" else module.norm2
         groups = gcd(getattr(norm, "num_groups", 32), channels[input])
-        found.append(Block(name, module, channels[input], channels[output], groups))
+        found.append(Block(name, module, channels[input], channels[output], groups, RESNET))
     return found

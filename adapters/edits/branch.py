@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from adapters.draws import Draws
 from adapters.edits.edit import Rows, Weights
 from adapters.faults import InputFault
-from adapters.positions import READ_SITES, TRUNK_BEFORE, WRITE_SITES, Block, Site
+from adapters.positions import Block, Site
 
 
 class Form(Protocol):
@@ -53,6 +53,7 @@ class Branch:
         self._handles: list[RemovableHandle] = []
         self._parameters: dict[str, nn.Parameter] = {}
         self._seen: Tensor | None = None  # the tensor read, between its place and the place of writing
+        self._value: Tensor | None = None  # what was added, between the first place of writing and the next
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Give the shape of every parameter by its full name."""
@@ -70,12 +71,21 @@ class Branch:
 
         def add(target: Tensor, read: Tensor) -> Tensor:
             own = rows.of(slot, target)
-            if own is None:
-                return target + self.form(self._parameters, read).to(target.dtype)
-            if not len(own):
+            if own is not None and not len(own):
                 return target
-            delta = self.form(self._parameters, read.index_select(0, own)).to(target.dtype)
-            return target.index_add(0, own, delta)
+            value = self.form(self._parameters, read if own is None else read.index_select(0, own))
+            if again:
+                self._value = value
+            return put(target, value)
+
+        def put(target: Tensor, value: Tensor) -> Tensor:
+            own = rows.of(slot, target)
+            value = value.to(target.dtype)
+            return target + value if own is None else target.index_add(0, own, value)
+
+        def add_again(target: Tensor) -> Tensor:
+            value, self._value = self._value, None
+            return target if value is None else put(target, value)
 
         def keep(tensor: Tensor) -> None:
             self._seen = tensor
@@ -86,15 +96,18 @@ class Branch:
                 raise RuntimeError(f"{self.block.name}: {self.output} was reached before {self.input} was read")
             return seen
 
-        read, write = READ_SITES[self.input], WRITE_SITES[self.output]
+        sites = self.block.sites
+        read, (write, *again) = sites.reads[self.input], sites.writes[self.output]
         if read == write:
             self._tap(write, lambda tensor: add(tensor, tensor))
         elif self.input == self.output:
-            self._tap(TRUNK_BEFORE[self.input], keep)
+            self._tap(sites.before[self.input], keep)
             self._tap(write, lambda tensor: add(tensor, taken() + tensor))
         else:
             self._tap(read, keep)
             self._tap(write, lambda tensor: add(tensor, taken()))
+        for site in again:
+            self._tap(site, add_again)
         return {f"{self.block.name}.{name}": parameter for name, parameter in self._parameters.items()}
 
     def merge(self, weights: Weights) -> None:
@@ -108,7 +121,7 @@ class Branch:
         """Take the hooks off."""
         while self._handles:
             self._handles.pop().remove()
-        self._seen = None
+        self._seen = self._value = None
 
     def _tap(self, site: Site, function: Callable[[Tensor], Tensor | None]) -> None:
         """Run a function on the tensor passing a site; what it returns, if anything, takes the tensor's place."""

@@ -83,7 +83,7 @@ class Backbone:
 
     @contextmanager
     def tuned_text(self, tuned: bool = True) -> Iterator[None]:
-        """Embed every prompt anew, with gradients, for as long as the context lasts: the text encoder is being tuned."""
+        """Embed every prompt anew, with gradients, while the context lasts: the text encoder is being tuned."""
         former, self._text_is_tuned = self._text_is_tuned, tuned
         try:
             yield

@@ -61,8 +61,8 @@ def command(
             if not is_out_of_memory(error):
                 raise
             print(
-                "adapter-study: the memory did not suffice; nothing was written. Lower `batch` in the recipe's protocol, "
-                "or choose `precision: bf16`.",
+                "adapter-study: the memory did not suffice; nothing was written. Lower `batch` in the recipe's "
+                "protocol, or choose `precision: bf16`.",
                 file=sys.stderr,
             )
             raise typer.Exit(1) from None

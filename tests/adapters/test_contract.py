@@ -36,8 +36,9 @@ CASES = [
     Case(
         {"method": "adapter", "input": "Res_in", "output": "Res_out", "width": 2, "init": "zero_up"}, UNET, True, False
     ),
-    Case({"method": "adaptformer", "width": 3}, UNET, True, False),
-    Case({"method": "sequential", "width": 3}, UNET, True, False),
+    Case({"method": "adapter", "input": "FFN_in", "output": "FFN_in", "width": 3}, identity=False, merges=False),
+    Case({"method": "adaptformer", "width": 3}, merges=False),
+    Case({"method": "sequential", "width": 3}, merges=False),
     Case({"method": "lora", "rank": 2}),
     Case({"method": "lora", "rank": 4, "alpha": 2, "rslora": True, "targets": "attention+ff"}),
     Case({"method": "lora", "budget": "20%", "targets": "conv"}, UNET),

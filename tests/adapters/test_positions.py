@@ -236,7 +236,7 @@ def test_every_combination_is_a_pair_or_refused_with_the_choice():
 def test_denoisers_without_the_position_are_refused_by_name(architectures):
     from adapters import count
 
-    with pytest.raises(InputFault, match=r"transformer_blocks\.0.*ada_norm_zero"):
-        count(architectures["dit-xl-2"], {"method": "adapter", "input": "SA_in", "output": "SA_in", "width": 2})
+    with pytest.raises(InputFault, match=r"no cross-attention; .*read at SA_in, SA_out, FFN_in, FFN_out, Trans_out"):
+        count(architectures["dit-xl-2"], {"method": "adapter", "input": "CA_out", "output": "FFN_in", "width": 2})
     with pytest.raises(InputFault, match="no ResNet blocks"):
         count(architectures["dit-xl-2"], {"method": "adapter", "input": "Res_in", "output": "Res_in", "width": 2})

@@ -1,9 +1,5 @@
 """`adapter-study export`: what diffusers loads draws the same pictures as what was trained."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -12,13 +8,7 @@ from adapters import insert, load, save
 from study.backbones.loading import load as load_backbone
 from study.config import Protocol
 from tests.study import tiny
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def adapter_study(*words: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "study.cli.main", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+from tests.study.one_adapter import adapter_study
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +66,7 @@ def test_load_lora_weights_draws_the_same_pictures(backbone, folder, tmp_path, d
     ours.remove()
     assert np.abs(tuned - untuned).max() > 0.02
     done = adapter_study("export", path, "--format", "diffusers", "-o", tmp_path / "out")
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     fresh = load_backbone(str(folder)).pipeline
     fresh.load_lora_weights(tmp_path / "out")
     # float32, pictures in [0, 1]
@@ -86,7 +76,7 @@ def test_load_lora_weights_draws_the_same_pictures(backbone, folder, tmp_path, d
 def test_approximation_is_labelled(backbone, tmp_path):
     path = trained(backbone, {"method": "krona", "a1": 2, "a2": 2}, tmp_path / "adapter")
     done = adapter_study("export", path, "--format", "diffusers", "--approximate", 4, "-o", tmp_path / "out")
-    assert done.returncode == 0 and "approximation" in done.stdout and "%" in done.stdout
+    assert done.exit_code == 0 and "approximation" in done.stdout and "%" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -100,7 +90,7 @@ def test_approximation_is_labelled(backbone, tmp_path):
 def test_wrong_input_is_one_message(backbone, tmp_path, design, options, message):
     path = trained(backbone, design, tmp_path / "adapter")
     done = adapter_study("export", path, *options, "-o", tmp_path / "out")
-    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+    assert done.exit_code == 2 and message in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
 
 
@@ -108,4 +98,4 @@ def test_another_backbone_is_refused(backbone, tmp_path):
     path = trained(backbone, {"method": "lora", "rank": 2}, tmp_path / "adapter")
     other = tiny.pipeline_folder(tmp_path, seed=5)
     done = adapter_study("export", path, "--format", "delta", "--backbone", other, "-o", tmp_path / "out")
-    assert done.returncode == 2 and "trained on" in done.stderr and not (tmp_path / "out").exists()
+    assert done.exit_code == 2 and "trained on" in done.stderr and not (tmp_path / "out").exists()

@@ -116,6 +116,17 @@ def test_diverged_training_is_told_and_writes_nothing(place):
     assert ended.stdout == "" and sorted(place.iterdir()) == before
 
 
+def test_too_little_memory_is_told_and_writes_nothing(place, monkeypatch):
+    def unlucky(*given):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("study.trained_adapter.train", unlucky)
+    before = sorted(place.iterdir())
+    ended = train()
+    assert ended.exit_code == 1 and "memory" in ended.stderr and "`batch`" in ended.stderr
+    assert "Traceback" not in ended.stderr and sorted(place.iterdir()) == before
+
+
 def test_overwrite_replaces_an_adapter_and_nothing_else(place):
     old = files(place / "my")
     assert train(out="my").exit_code == 2 and files(place / "my") == old
