@@ -237,6 +237,23 @@ def test_packed_equals_alone(case, denoiser, rows, on):
 
 
 @everywhere
+def test_autocast_computes_what_float32_does(case, denoiser, rows):
+    single = copy.deepcopy(denoiser).float()
+    inputs = {name: value.float() if value.is_floating_point() else value for name, value in rows.items()}
+    insertion = insert(single, case.design, seeded(1))
+    with torch.no_grad():
+        exact = single(**inputs).sample
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        low = single(**inputs).sample
+    # bfloat16 has 8 significant bits; the network's depth multiplies the rounding a few times
+    assert largest(low.float() - exact) <= 0.1 * largest(exact)
+    if insertion.parameters():
+        low.float().square().mean().backward()
+        assert all(p.grad is None or p.grad.dtype == torch.float32 for p in insertion.parameters())
+        assert any(p.grad is not None and largest(p.grad) > 0 for p in insertion.parameters())
+
+
+@everywhere
 def test_start_depends_on_the_seed_alone(case, denoiser):
     def start(seed):
         insertion = insert(denoiser, case.design, seeded(seed))

@@ -98,3 +98,31 @@ def test_three_pairs_on_real_photographs_reach_scores_an_anova_and_a_page(tmp_pa
     page = tmp_path / "toy.html"
     subprocess.run([*COMMAND, "report", str(file), "-o", str(page)], cwd=tmp_path, check=True)
     assert "<img" in page.read_text()
+
+
+def test_the_methods_study_tunes_trains_and_reports_every_method(tmp_path):
+    """The shipped study on one subject, a few steps each: what is chosen is what is then trained with."""
+    shipped = yaml.safe_load((ROOT / "study" / "studies" / "methods.yaml").read_text())
+    shipped["protocol"] |= SHORT
+    shipped["tune"] |= {"tasks": ["subject/boat"], "grid": {"learning_rate": [1e-3, 1e-2]}}
+    file = tmp_path / "methods.yaml"
+    file.write_text(yaml.safe_dump({**shipped, "tasks": ["subject/robot"], "store": str(tmp_path / "methods")}))
+    ended = run(file)
+    assert ended.returncode == 0, ended.stderr
+    study = Study.load(file)
+    frame, tuned = study.results(), study.tuned()
+    assert set(frame["method"]) == set(shipped["factors"]["method"]) and (frame["status"] == "done").all()
+    assert frame[["clip_i", "clip_t", "dino_i", "colour"]].notna().all(axis=None)
+    picked = tuned[tuned["chosen"]].set_index(["method", "part"])["learning_rate"].to_dict()
+    assert len(picked) == len(tuned) / 2
+    for _, row in frame.iterrows():
+        part = row["part"] if isinstance(row["part"], str) else "absent"
+        assert json.loads(row["protocol_json"])["learning_rate"] == picked[row["method"], part]
+    # Every method but prompt tokens starts as the backbone; float32 rounding.
+    started = frame.set_index("method")["start_change"]
+    assert started.drop("vpt").max() < 1e-4 < started["vpt"].min()
+    command = [*COMMAND, "report", str(file), "-o", "page.html"]
+    told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    text = (tmp_path / "page.html").read_text()
+    assert "What was tuned first" in text and "On the front of score against size" in text and "krona budget 5%" in text
