@@ -256,11 +256,11 @@ def cost(
     measures : mapping
         Column → what to write under the axis; a column that spans more than a factor of 20 gets a log axis.
     higher_is_better : bool
-        Which end the three named designs are taken from.
+        Which end the named designs are taken from: three, or one of more than twenty.
     axis : str
         What the score is.
 
-    Designs with a true value in a column ``front`` are joined by a line over ``parameters`` and named there.
+    Designs with a true value in a column ``front`` are joined by a line over ``parameters``; its ends are named.
     """
     figure = _figure(3.7 * len(measures), 3.4)
     groups = list(dict.fromkeys(designs[group])) if group else [""]
@@ -270,10 +270,11 @@ def cost(
             part = designs[designs[group] == name] if group else designs
             ax.plot(part[column], part[response], "o", color=COLOURS[number % len(COLOURS)], markersize=5, alpha=0.8,
                     label=str(name))  # fmt: skip
-        named = designs[best <= 3]
+        named = designs[best <= (3 if len(designs) <= 20 else 1)]  # more would cover each other
         if column == "parameters" and "front" in designs and designs["front"].sum() > 1:
-            named = designs[designs["front"]].sort_values(column)
-            ax.plot(named[column], named[response], color=MUTED, linewidth=1, drawstyle="steps-post", zorder=0)
+            front = designs[designs["front"]].sort_values(column)
+            ax.plot(front[column], front[response], color=MUTED, linewidth=1, drawstyle="steps-post", zorder=0)
+            named = front.iloc[[0, -1]]
         for _, row in named.iterrows():
             at = (row[column], row[response])
             ax.annotate(str(row[label]), at, xytext=(5, 4), textcoords="offset points", size=7, color=INK)

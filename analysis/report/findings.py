@@ -103,7 +103,7 @@ def _effects(
                 means = _try_means(content, part, column, inside, [], "levels")
                 if means is not None:
                     found.append((f"{column} within {component.name}, adjusted for the other factors", means))
-    for factor in factors:
+    for factor in factors if factors != keys(content) else ():  # else its levels are the designs, compared above
         if factor not in (content.pair or ()):
             means = _try_means(content, rows, factor, factors, crossed, "cells")
             if means is not None:
