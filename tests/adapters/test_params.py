@@ -28,6 +28,32 @@ def test_json_of_the_papers_design():
     assert document["design"]["width"] == 256 and document["design"]["activation"] == "relu"
 
 
+@pytest.mark.parametrize(
+    ("backbone", "design", "trainable"),
+    [
+        # 12 layers, query, key, value and output of 768 × 768 each: 48 · 4 · (768 + 768) beside the U-Net's 797,184
+        ("sd15", "method=lora,rank=4,text_encoder=true", 797_184 + 48 * 4 * 1536),
+        # the same 48 matrices as 4 × 64 and 192 × 12 beside the U-Net's 398,048
+        ("sd15", "method=krona,a1=4,a2=64,text_encoder=true", 398_048 + 48 * (256 + 192 * 12)),
+        # PAPERS §5: Σ in of the attention matrices is 99,456; blocks of 32 rotate by 31 / 2 parameters an input
+        ("sd15", "method=oft,block_size=32", 99_456 * 31 // 2),
+        # PAPERS §5: keys and values of 16 cross-attentions, 2 · 768 · Σ widths of 12,480
+        ("sd15", "method=full,part=cross_attention_kv", 2 * 768 * 12_480),
+        # biases, 28 class tables of 1001 × 1152, γ of two branches in 28 blocks
+        ("dit-xl-2", "method=difffit", 551_840 + 28 * 1001 * 1152 + 28 * 2 * 1152),
+    ],
+)
+def test_counts_of_the_methods_page(backbone, design, trainable):
+    result = run("--backbone", f"arch:{backbone}", "--design", design, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["trainable"] == trainable
+
+
+def test_a_backbone_without_one_text_encoder_cannot_tune_it():
+    result = run("--backbone", "arch:sdxl", "--design", "method=lora,rank=4,text_encoder=true")
+    assert isinstance(result.exception, InputFault) and "no text encoder" in str(result.exception)
+
+
 def test_a_folder_is_counted_by_its_configuration_alone(unet, tmp_path):
     unet.save_config(tmp_path / "unet")
     denoiser = denoiser_of(tmp_path)
