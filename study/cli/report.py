@@ -13,7 +13,7 @@ from study.study import Study
 
 
 def command(
-    study: Annotated[str, typer.Argument(help="A study file, or a shipped study: quick, paper, paper-micro.")],
+    study: Annotated[str, typer.Argument(help="A study file, or a shipped study: quick, methods, paper, paper-micro.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The page to write, such as report.html.")],
     store: Annotated[str | None, typer.Option(help="Folder of the store, instead of the study's own.")] = None,
 ) -> None:

@@ -16,7 +16,7 @@ from study.study import Outcome, Study
 
 
 def command(
-    study: Annotated[str, typer.Argument(help="A study file, or a shipped study: quick, paper, paper-micro.")],
+    study: Annotated[str, typer.Argument(help="A study file, or a shipped study: quick, methods, paper, paper-micro.")],
     store: Annotated[str | None, typer.Option(help="Folder of the store, instead of the study's own.")] = None,
     only: Annotated[
         Literal["missing", "failed"], typer.Option(help="failed: run the trials that failed once more, and no others.")
