@@ -51,7 +51,7 @@ def command(
     if result.resolved:
         print(", ".join(f"{key} {size}" for key, size in result.resolved.items()))
     if not result.budget_met:
-        print(f"the budget of {result.budget_asked:,} is missed by more than 3 %, and no widths come closer")
+        print(f"the budget of {result.budget_asked:,} is missed by more than 3 %, and no size comes closer")
 
 
 def parse_design(text: str) -> dict[str, str]:
