@@ -34,8 +34,6 @@ class Count:
         Parameters trained.
     backbone
         Parameters of the denoiser.
-    ratio
-        trainable / backbone.
     widths
         Bottleneck width of every block, in module order; empty for methods without widths.
     resolved
@@ -43,17 +41,23 @@ class Count:
         methods of a fixed size.
     budget_asked
         Parameters asked for, or None where the design gives no budget.
-    budget_met
-        False where a budget was asked and the realised one is further than 3 % from it.
     """
 
     trainable: int
     backbone: int
-    ratio: float
     widths: tuple[int, ...] = ()
     resolved: Mapping[str, int] = field(default_factory=dict)
     budget_asked: int | None = None
-    budget_met: bool = True
+
+    @property
+    def ratio(self) -> float:
+        """Trained parameters over the denoiser's."""
+        return self.trainable / self.backbone
+
+    @property
+    def budget_met(self) -> bool:
+        """False where a budget was asked and what is trained is further than 3 % from it."""
+        return self.budget_asked is None or abs(self.trainable - self.budget_asked) <= TOLERANCE * self.budget_asked
 
 
 def bottleneck_cost(read: int, write: int) -> Cost:
@@ -132,8 +136,3 @@ def nearest_rank(parameters: Callable[[int], int], budget: int) -> int:
 def asked(budget: int | float | None, backbone: int) -> int | None:
     """Turn a budget into parameters: a share (float) of the denoiser's, or a number (int) as it is."""
     return round(budget * backbone) if isinstance(budget, float) else budget
-
-
-def met(trainable: int, asked: int | None) -> bool:
-    """Say whether a realised number of parameters is within 3 % of the asked one."""
-    return asked is None or abs(trainable - asked) <= TOLERANCE * asked

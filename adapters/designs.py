@@ -129,8 +129,13 @@ def edits_of(method: Method, denoiser: nn.Module, text_encoder: nn.Module | None
     return method.edits(denoiser, text_encoder)
 
 
+def tunes_text(method: Method) -> bool:
+    """Say whether a method changes the text encoder too."""
+    return getattr(method, "text_encoder", False)
+
+
 def _check_text_encoder(method: Method, text_encoder: nn.Module | None) -> None:
-    if getattr(method, "text_encoder", False) and text_encoder is None:
+    if tunes_text(method) and text_encoder is None:
         raise InputFault(
             "the design has text_encoder=true, but no text encoder was given; "
             "give insert(…, text_encoder=pipe.text_encoder), or load the adapter on a whole pipeline"

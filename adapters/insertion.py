@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from adapters.designs import edits_of, method_of
+from adapters.designs import edits_of, method_of, tunes_text
 from adapters.draws import Draws
 from adapters.edits.delta import Delta
 from adapters.edits.edit import Edit, Rows
@@ -44,11 +44,15 @@ class Insertion:
             alone = next(method.to_design()["method"] for method in methods if method.alone)
             raise InputFault(f"method={alone} changes the denoiser itself: insert it alone, not among {len(methods)}")
         compiled = [edits_of(method, denoiser, text_encoder) for method in methods]
-        self.tunes_text = any(name.startswith(TEXT_ENCODER) for edits in compiled for e in edits for name in e.shapes())
+        for edits in compiled:
+            for edit in edits:
+                edit.shapes()  # what does not fit is refused here, before anything is changed
+        self.tunes_text = any(map(tunes_text, methods))
         self._parts = denoiser, text_encoder
         self._rows = Rows(len(methods))
         self._edits: list[Edit] = []
         self._owners: list[int] = []
+        self._regularised: list[tuple[int, Delta]] = []
         self._slots: list[dict[str, nn.Parameter]] = []
         try:
             for slot, (edits, seed) in enumerate(zip(compiled, seeds, strict=True)):
@@ -56,6 +60,8 @@ class Insertion:
                 for edit in edits:
                     self._edits.append(edit)
                     self._owners.append(slot)
+                    if isinstance(edit, Delta) and edit.regularised:
+                        self._regularised.append((slot, edit))
                     trained.update(edit.attach(slot, self._rows, Draws(seed)))
                 self._slots.append(trained)
         except BaseException:
@@ -103,10 +109,8 @@ class Insertion:
 
     def penalty(self, slot: int = 0) -> Tensor | None:
         """Give what a slot's method adds to the training loss, as TLoRA's regulariser does; None for most."""
-        owned = (edit for owner, edit in zip(self._owners, self._edits, strict=True) if owner == slot)
-        terms = [edit.penalty() for edit in owned if isinstance(edit, Delta)]
-        given = [term for term in terms if term is not None]
-        return torch.stack(given).sum() if given else None
+        terms = [edit.penalty() for owner, edit in self._regularised if owner == slot]
+        return torch.stack(terms).sum() if terms else None
 
     def merged(self, slot: int = 0) -> dict[str, Tensor]:
         """Give the denoiser's weights with a slot's edits merged in: those that change, by full name.
@@ -130,7 +134,7 @@ class Insertion:
         """Take everything off; the denoiser then computes what it did before, bit for bit. Can be called again."""
         while self._edits:
             self._edits.pop().detach()
-        self._owners = []
+        self._owners, self._regularised = [], []
 
 
 def named_weights(denoiser: nn.Module, text_encoder: nn.Module | None = None) -> Iterator[tuple[str, Tensor]]:

@@ -171,7 +171,11 @@ class TransformResidual:
         return {**self.transform.draw(prefix, draws), **drawn}
 
     def added(self, parameters: Mapping[str, Tensor], layer: AnyLayer, tensor: Tensor, output: Tensor) -> Tensor:
-        """Give ``(W (T - 1) + Δ) x``: forming the matrix costs less than two products with every token."""
+        """Give ``(W (T - 1) + Δ) x``.
+
+        The matrix is formed first: half the work of two products with every token where there are more tokens than
+        features, and about as much where there are fewer.
+        """
         weight = layer.weight.to(tensor.dtype)
         return F.linear(tensor, self._delta(parameters, weight))
 
@@ -179,9 +183,9 @@ class TransformResidual:
         """Give ``W T + Δ``."""
         return weight + self._delta(parameters, weight)
 
-    def penalty(self, parameters: Mapping[str, Tensor]) -> Tensor | None:
-        """Give what is added to the loss, if anything."""
-        return self.regulariser * self.transform.penalty(parameters) if self.regulariser else None
+    def penalty(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        """Give what is added to the loss."""
+        return self.regulariser * self.transform.penalty(parameters)
 
     def _delta(self, parameters: Mapping[str, Tensor], weight: Tensor) -> Tensor:
         transform = self.transform.matrix(parameters)

@@ -6,12 +6,13 @@ Realised with a forward hook on the layer, so that no module is replaced, and ro
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from adapters.changes.tensor_ring import TransformResidual
 from adapters.draws import Draws
 from adapters.edits.edit import Rows, Weights
 from adapters.layers import TEXT_ENCODER, Layer
@@ -34,14 +35,6 @@ class Change(Protocol):
 
     def changed(self, parameters: Mapping[str, Tensor], weight: Tensor) -> Tensor:
         """Give the weight with the change in it."""
-
-
-@runtime_checkable
-class Regularised(Protocol):
-    """A change that keeps its parameters near something."""
-
-    def penalty(self, parameters: Mapping[str, Tensor]) -> Tensor | None:
-        """Give what is added to the training loss, if anything."""
 
 
 class Delta:
@@ -88,9 +81,15 @@ class Delta:
         self._handles.append(self.layer.module.register_forward_hook(add))
         return {f"{self.layer.name}.{name}": parameter for name, parameter in self._parameters.items()}
 
-    def penalty(self) -> Tensor | None:
-        """Give what the change adds to the training loss, if anything."""
-        return self.change.penalty(self._parameters) if isinstance(self.change, Regularised) else None
+    @property
+    def regularised(self) -> bool:
+        """Whether the change adds to the training loss."""
+        return isinstance(self.change, TransformResidual) and self.change.regulariser > 0
+
+    def penalty(self) -> Tensor:
+        """Give what a regularised change adds to the training loss."""
+        assert isinstance(self.change, TransformResidual)
+        return self.change.penalty(self._parameters)
 
     def merge(self, weights: Weights) -> None:
         """Change the layer's weight."""

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from adapters import levels
-from adapters.budget import Cost, Count, asked, bottleneck_cost, convolutional_cost, met, solve
+from adapters.budget import Cost, Count, asked, bottleneck_cost, convolutional_cost, solve
 from adapters.designs import backbone_parameters, refuse_unknown_keys
 from adapters.faults import InputFault
+from adapters.methods.sizes import size_or_budget
 from adapters.positions import Block, blocks, check_pair, component
 
 if TYPE_CHECKING:
@@ -71,18 +72,10 @@ class Adapter:
         if "input" not in given or "output" not in given:
             raise InputFault("method=adapter needs input and output, for instance input=CA_out, output=FFN_in")
         check_pair(given["input"], given["output"])
-        if ("width" in given) == ("budget" in given):
-            problem = "both width and budget" if "width" in given else "neither width nor budget"
-            raise InputFault(f"the design has {problem}; give one: width=16, or budget=3% of the denoiser's parameters")
-        return cls(
-            input=given["input"],
-            output=given["output"],
-            activation=levels.level("activation", given.get("activation", "relu"), ACTIVATIONS),
-            scale=levels.positive_number("scale", given.get("scale", 1)),
-            init=levels.level("init", given.get("init", "default"), INITS),
-            width=levels.positive_integer("width", given["width"]) if "width" in given else None,
-            budget=levels.budget(given["budget"]) if "budget" in given else None,
-        )
+        activation = levels.level("activation", given.get("activation", "relu"), ACTIVATIONS)
+        scale = levels.positive_number("scale", given.get("scale", 1))
+        init = levels.level("init", given.get("init", "default"), INITS)
+        return cls(given["input"], given["output"], activation, scale, init, *size_or_budget(given, "width"))
 
     def to_design(self) -> dict[str, Any]:
         """Give the canonical design."""
@@ -104,14 +97,7 @@ class Adapter:
         budget = asked(self.budget, backbone)
         widths = self._widths(costs, budget)
         trainable = sum(cost.at(width) for cost, width in zip(costs, widths, strict=True))
-        return Count(
-            trainable,
-            backbone,
-            trainable / backbone,
-            widths=widths,
-            budget_asked=budget,
-            budget_met=met(trainable, budget),
-        )
+        return Count(trainable, backbone, widths=widths, budget_asked=budget)
 
     def edits(self, denoiser: nn.Module, text_encoder: nn.Module | None = None) -> list[Edit]:
         """Compile to one branch a block."""

@@ -55,7 +55,7 @@ class BitFit:
         """Count the biases."""
         backbone = backbone_parameters(denoiser)
         trainable = sum(bias.numel() for bias in self._biases(denoiser).values())
-        return Count(trainable, backbone, trainable / backbone)
+        return Count(trainable, backbone)
 
     def edits(self, denoiser: nn.Module, text_encoder: nn.Module | None = None) -> list[Edit]:
         """Train the biases where they are."""

@@ -71,7 +71,7 @@ class DiffFit:
         backbone = backbone_parameters(denoiser)
         trainable = sum(parameter.numel() for parameter in _own(denoiser).values())
         trainable += sum(writer.outputs for _, _, writer in self._scaled(denoiser))
-        return Count(trainable, backbone, trainable / backbone)
+        return Count(trainable, backbone)
 
     def edits(self, denoiser: nn.Module, text_encoder: nn.Module | None = None) -> list[Edit]:
         """Train the own parameters where they are, and scale the outputs; merged in this order."""

@@ -58,7 +58,7 @@ class Full:
         """Count the parameters of the part."""
         backbone = backbone_parameters(denoiser)
         trainable = sum(parameter.numel() for parameter in self._parameters(denoiser).values())
-        return Count(trainable, backbone, trainable / backbone)
+        return Count(trainable, backbone)
 
     def edits(self, denoiser: nn.Module, text_encoder: nn.Module | None = None) -> list[Edit]:
         """Train the part's parameters where they are."""

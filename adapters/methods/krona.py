@@ -8,7 +8,7 @@ from math import gcd, log
 from typing import TYPE_CHECKING, Any
 
 from adapters import levels
-from adapters.budget import Count, asked, met
+from adapters.budget import Count, asked
 from adapters.designs import backbone_parameters, refuse_unknown_keys
 from adapters.faults import InputFault
 from adapters.layers import Layer, find_layers, parse_targets
@@ -94,14 +94,7 @@ class Krona:
         budget = asked(self.budget, backbone)
         a1, a2 = self._shape(layers, budget)
         trainable = _parameters(layers, a1, a2)
-        return Count(
-            trainable,
-            backbone,
-            trainable / backbone,
-            resolved={"a1": a1, "a2": a2},
-            budget_asked=budget,
-            budget_met=met(trainable, budget),
-        )
+        return Count(trainable, backbone, resolved={"a1": a1, "a2": a2}, budget_asked=budget)
 
     def edits(self, denoiser: nn.Module, text_encoder: nn.Module | None = None) -> list[Edit]:
         """Compile to one delta a layer."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from adapters import levels
-from adapters.budget import Count, asked, met, nearest_rank
+from adapters.budget import Count, asked, nearest_rank
 from adapters.designs import backbone_parameters, refuse_unknown_keys
 from adapters.layers import Layer, find_layers, parse_targets
 from adapters.methods.sizes import size_or_budget
@@ -99,14 +99,7 @@ class Lora:
         budget = asked(self.budget, backbone)
         rank = self._rank(layers, backbone)
         trainable = self._parameters(layers, rank)
-        return Count(
-            trainable,
-            backbone,
-            trainable / backbone,
-            resolved={"rank": rank},
-            budget_asked=budget,
-            budget_met=met(trainable, budget),
-        )
+        return Count(trainable, backbone, resolved={"rank": rank}, budget_asked=budget)
 
     def edits(self, denoiser: nn.Module, text_encoder: nn.Module | None = None) -> list[Edit]:
         """Compile to one delta a layer."""

@@ -33,7 +33,7 @@ class Untuned:
 
     def count(self, denoiser: nn.Module, text_encoder: nn.Module | None = None) -> Count:
         """Count zero parameters."""
-        return Count(trainable=0, backbone=backbone_parameters(denoiser), ratio=0.0)
+        return Count(trainable=0, backbone=backbone_parameters(denoiser))
 
     def edits(self, denoiser: nn.Module, text_encoder: nn.Module | None = None) -> list[Edit]:
         """Change nothing."""

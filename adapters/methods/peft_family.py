@@ -333,4 +333,4 @@ def _counted(denoiser: nn.Module, edits: Iterable[Edit]) -> Count:
 
     backbone = backbone_parameters(denoiser)
     trainable = sum(Size(shape).numel() for edit in edits for shape in edit.shapes().values())
-    return Count(trainable, backbone, trainable / backbone)
+    return Count(trainable, backbone)

@@ -5,13 +5,14 @@ Parameters are counted on peft's own layers, made without memory.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import gcd
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from adapters import levels
-from adapters.budget import Count, asked, met, nearest, nearest_rank
+from adapters.budget import Count, asked, nearest, nearest_rank
 from adapters.designs import backbone_parameters, refuse_unknown_keys
 from adapters.faults import InputFault
 from adapters.layers import Layer, find_layers, parse_targets
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Sized:
+class Sized(ABC):
     """A method of one size that peft runs.
 
     Attributes
@@ -74,14 +75,7 @@ class Sized:
         budget = asked(self.budget, backbone)
         size = self._size(layers, budget)
         trainable = self._parameters(layers, size)
-        return Count(
-            trainable,
-            backbone,
-            trainable / backbone,
-            resolved={self.key: size},
-            budget_asked=budget,
-            budget_met=met(trainable, budget),
-        )
+        return Count(trainable, backbone, resolved={self.key: size}, budget_asked=budget)
 
     def edits(self, denoiser: nn.Module, text_encoder: nn.Module | None = None) -> list[Edit]:
         """Compile to one edit a layer."""
@@ -104,9 +98,9 @@ class Sized:
     def _parse_own(cls, given: Mapping[str, Any]) -> dict[str, Any]:
         return {}
 
+    @abstractmethod
     def _size_of(self, state: Mapping[str, Tensor]) -> int:
         """Read the size off the shapes of a state."""
-        raise NotImplementedError
 
     def _size(self, layers: Sequence[Layer], budget: int | None) -> int:
         if budget is None:

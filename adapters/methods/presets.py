@@ -5,6 +5,7 @@ Both are points of the design space of ``adapter`` and compile through it.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -22,10 +23,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class AdaptFormer:
-    """A ReLU bottleneck in parallel to the feed-forward (2205.13535), as its code has it without a norm of its own.
-
-    It reads FFN_in and is added at Trans_out; its last layer is zero at the start.
+class Preset(ABC):
+    """A bottleneck whose places are given.
 
     Attributes
     ----------
@@ -33,15 +32,43 @@ class AdaptFormer:
         Bottleneck width of every block; or None, and then
     budget
         the share of the denoiser's parameters (float) or the number of parameters (int) that the widths must meet.
-    scale
-        Factor on the bottleneck's output; 0.1 in the paper.
     """
 
     width: int | None = None
     budget: int | float | None = None
-    scale: int | float = 0.1
 
     alone: ClassVar[bool] = False
+
+    def count(self, denoiser: nn.Module, text_encoder: nn.Module | None = None) -> Count:
+        """Count the bottlenecks' parameters in closed form."""
+        return self._adapter().count(denoiser)
+
+    def edits(self, denoiser: nn.Module, text_encoder: nn.Module | None = None) -> list[Edit]:
+        """Compile to one branch a block."""
+        return self._adapter().edits(denoiser)
+
+    @property
+    def _size(self) -> dict[str, Any]:
+        return {"width": self.width} if self.width is not None else {"budget": self.budget}
+
+    @abstractmethod
+    def _adapter(self) -> Adapter:
+        """Give the point of the design space."""
+
+
+@dataclass(frozen=True)
+class AdaptFormer(Preset):
+    """A ReLU bottleneck in parallel to the feed-forward (2205.13535), as its code has it without a norm of its own.
+
+    It reads FFN_in and is added at Trans_out; its last layer is zero at the start.
+
+    Attributes
+    ----------
+    scale
+        Factor on the bottleneck's output; 0.1 in the paper.
+    """
+
+    scale: int | float = 0.1
 
     @classmethod
     def from_design(cls, design: Mapping[str, Any]) -> AdaptFormer:
@@ -59,42 +86,25 @@ class AdaptFormer:
 
     def to_design(self) -> dict[str, Any]:
         """Give the canonical design."""
-        size = {"width": self.width} if self.width is not None else {"budget": self.budget}
-        return {"method": "adaptformer", "scale": self.scale, **size}
-
-    def count(self, denoiser: nn.Module, text_encoder: nn.Module | None = None) -> Count:
-        """Count the bottlenecks' parameters in closed form."""
-        return self._adapter().count(denoiser)
-
-    def edits(self, denoiser: nn.Module, text_encoder: nn.Module | None = None) -> list[Edit]:
-        """Compile to one branch a block."""
-        return self._adapter().edits(denoiser)
+        return {"method": "adaptformer", "scale": self.scale, **self._size}
 
     def _adapter(self) -> Adapter:
         return Adapter("FFN_in", "Trans_out", "relu", self.scale, "zero_up", self.width, self.budget)
 
 
 @dataclass(frozen=True)
-class Sequential:
+class Sequential(Preset):
     """A bottleneck after the feed-forward, with a skip connection around it (Houlsby 1902.00751, Pfeiffer 2005.00247).
 
     It reads FFN_out and is added at Trans_out; its last layer is zero at the start.
 
     Attributes
     ----------
-    width
-        Bottleneck width of every block; or None, and then
-    budget
-        the share of the denoiser's parameters (float) or the number of parameters (int) that the widths must meet.
     activation
         relu, sigmoid, silu or identity.
     """
 
-    width: int | None = None
-    budget: int | float | None = None
     activation: str = "relu"
-
-    alone: ClassVar[bool] = False
 
     @classmethod
     def from_design(cls, design: Mapping[str, Any]) -> Sequential:
@@ -112,16 +122,7 @@ class Sequential:
 
     def to_design(self) -> dict[str, Any]:
         """Give the canonical design."""
-        size = {"width": self.width} if self.width is not None else {"budget": self.budget}
-        return {"method": "sequential", "activation": self.activation, **size}
-
-    def count(self, denoiser: nn.Module, text_encoder: nn.Module | None = None) -> Count:
-        """Count the bottlenecks' parameters in closed form."""
-        return self._adapter().count(denoiser)
-
-    def edits(self, denoiser: nn.Module, text_encoder: nn.Module | None = None) -> list[Edit]:
-        """Compile to one branch a block."""
-        return self._adapter().edits(denoiser)
+        return {"method": "sequential", "activation": self.activation, **self._size}
 
     def _adapter(self) -> Adapter:
         return Adapter("FFN_out", "Trans_out", self.activation, 1, "zero_up", self.width, self.budget)

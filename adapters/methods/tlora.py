@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from adapters import levels
-from adapters.budget import Count, asked, met, nearest_rank
+from adapters.budget import Count, asked, nearest_rank
 from adapters.designs import backbone_parameters, refuse_unknown_keys
 from adapters.faults import InputFault
 from adapters.layers import Layer, find_layers, parse_targets
@@ -102,10 +102,8 @@ class Tlora:
         return Count(
             trainable,
             backbone,
-            trainable / backbone,
             resolved={"transform_rank": self.transform_rank, self.rank_key: rank},
             budget_asked=budget,
-            budget_met=met(trainable, budget),
         )
 
     def edits(self, denoiser: nn.Module, text_encoder: nn.Module | None = None) -> list[Edit]:

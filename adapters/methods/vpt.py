@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from adapters import levels
-from adapters.budget import Count, asked, met, nearest_rank
+from adapters.budget import Count, asked, nearest_rank
 from adapters.designs import backbone_parameters, refuse_unknown_keys
 from adapters.faults import InputFault
 from adapters.layers import cross_attentions, transformer_blocks
@@ -81,14 +81,7 @@ class Vpt:
         budget = asked(self.budget, backbone)
         tokens = self._tokens(sets, backbone)
         trainable = tokens * sum(each.width for each in sets)
-        return Count(
-            trainable,
-            backbone,
-            trainable / backbone,
-            resolved={"tokens": tokens},
-            budget_asked=budget,
-            budget_met=met(trainable, budget),
-        )
+        return Count(trainable, backbone, resolved={"tokens": tokens}, budget_asked=budget)
 
     def edits(self, denoiser: nn.Module, text_encoder: nn.Module | None = None) -> list[Edit]:
         """Compile to one edit a set."""

@@ -6,7 +6,7 @@ alone, and peft itself for what peft has.
 
 import copy
 import inspect
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -24,7 +24,6 @@ class Case:
     """Whether the output is unchanged at the start."""
     merges: bool = True
     """Whether it is a change of weights."""
-    label: str = field(default="")
 
     def __str__(self) -> str:
         return " ".join(f"{v}" for v in self.design.values())
@@ -70,6 +69,8 @@ CASES = [
     Case({"method": "ia3"}),
     Case({"method": "none"}),
 ]
+STARTS_FIXED = {"difffit", "bitfit", "full", "oft", "boft", "ia3", "none"}
+"""Methods that start at the backbone's own values, zeros or ones; all others draw."""
 PLACED = [pytest.param(case, on, id=f"{case} on {on}") for case in CASES for on in case.on]
 everywhere = pytest.mark.parametrize(("case", "on"), PLACED)
 
@@ -261,9 +262,11 @@ def test_start_depends_on_the_seed_alone(case, denoiser):
         return insertion.state()
 
     before = torch.get_rng_state()
-    first, again = start(1), start(1)
+    first, again, other = start(1), start(1), start(2)
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(first[name], again[name]) for name in first)
+    drawn = any(not torch.equal(first[name], other[name]) for name in first)
+    assert drawn == (case.design["method"] not in STARTS_FIXED)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
