@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +38,8 @@ class Bottleneck:
     scale: float
     init: str
 
+    batched: ClassVar[bool] = True
+
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Give the shape of every parameter by its name."""
         return {
@@ -54,7 +57,7 @@ class Bottleneck:
         """Apply the form to a tensor (..., read)."""
         cast = _cast(parameters, tensor)
         hidden = ACTIVATIONS[self.activation](F.linear(tensor, cast("down.weight"), cast("down.bias")))
-        return F.linear(hidden, cast("up.weight"), cast("up.bias")) * self.scale
+        return F.linear(hidden, cast("up.weight") * self.scale, cast("up.bias") * self.scale)
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ class ConvolutionalBottleneck:
     scale: float
     init: str
     groups: int
+
+    batched: ClassVar[bool] = False
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Give the shape of every parameter by its name."""
@@ -93,7 +98,7 @@ class ConvolutionalBottleneck:
         hidden = F.silu(F.group_norm(tensor, self.groups, cast("norm.weight"), cast("norm.bias")))
         hidden = F.conv2d(hidden, cast("down.weight"), cast("down.bias"), padding=1)
         hidden = ACTIVATIONS[self.activation](hidden)
-        return F.conv2d(hidden, cast("up.weight"), cast("up.bias"), padding=1) * self.scale
+        return F.conv2d(hidden, cast("up.weight") * self.scale, cast("up.bias") * self.scale, padding=1)
 
 
 def _cast(parameters: Mapping[str, Tensor], like: Tensor) -> Callable[[str], Tensor]:

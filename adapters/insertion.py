@@ -5,7 +5,7 @@ Methods never see packing and edits never see methods; this file only brings the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -15,7 +15,9 @@ from torch import Generator, Tensor, nn
 from adapters.designs import edits_of, method_of, tunes_text
 from adapters.draws import Draws
 from adapters.edits.delta import Delta
-from adapters.edits.edit import Edit, Rows
+from adapters.edits.edit import Edit
+from adapters.edits.rows import Rows
+from adapters.edits.stack import Stack
 from adapters.faults import InputFault
 from adapters.layers import TEXT_ENCODER
 
@@ -50,23 +52,29 @@ class Insertion:
         self.tunes_text = any(map(tunes_text, methods))
         self._parts = denoiser, text_encoder
         self._rows = Rows(len(methods))
-        self._edits: list[Edit] = []
-        self._owners: list[int] = []
-        self._regularised: list[tuple[int, Delta]] = []
+        self._edits: list[tuple[int, Edit]] = []
         self._slots: list[dict[str, nn.Parameter]] = []
         try:
             for slot, (edits, seed) in enumerate(zip(compiled, seeds, strict=True)):
                 trained: dict[str, nn.Parameter] = {}
                 for edit in edits:
-                    self._edits.append(edit)
-                    self._owners.append(slot)
-                    if isinstance(edit, Delta) and edit.regularised:
-                        self._regularised.append((slot, edit))
-                    trained.update(edit.attach(slot, self._rows, Draws(seed)))
+                    self._edits.append((slot, edit))
+                    trained.update(edit.start(Draws(seed)))
                 self._slots.append(trained)
+            for alike in self._stacks():
+                slots, stacked = zip(*alike, strict=True)
+                stacked[0].attach(Stack(self._rows, slots, [edit.parameters for edit in stacked]))
         except BaseException:
             self.remove()
             raise
+        self._regularised = [(s, edit) for s, edit in self._edits if isinstance(edit, Delta) and edit.regularised]
+
+    def _stacks(self) -> Iterable[list[tuple[int, Edit]]]:
+        """Group the edits that are alike, in the order of the first of each."""
+        groups: dict[Hashable, list[tuple[int, Edit]]] = {}
+        for slot, edit in self._edits:
+            groups.setdefault((type(edit), edit.like), []).append((slot, edit))
+        return groups.values()
 
     def parameters(self, slot: int = 0) -> list[nn.Parameter]:
         """Give the trained parameters of a slot, each once."""
@@ -125,7 +133,7 @@ class Insertion:
         """
         weights = _Merged(dict(named_weights(*self._parts)))
         with torch.no_grad():
-            for owner, edit in zip(self._owners, self._edits, strict=True):
+            for owner, edit in self._edits:
                 if owner == slot:
                     edit.merge(weights)
         return weights.changed
@@ -133,8 +141,8 @@ class Insertion:
     def remove(self) -> None:
         """Take everything off; the denoiser then computes what it did before, bit for bit. Can be called again."""
         while self._edits:
-            self._edits.pop().detach()
-        self._owners, self._regularised = [], []
+            self._edits.pop()[1].detach()
+        self._regularised = []
 
 
 def named_weights(denoiser: nn.Module, text_encoder: nn.Module | None = None) -> Iterator[tuple[str, Tensor]]:

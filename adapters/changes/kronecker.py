@@ -52,10 +52,16 @@ class Kronecker:
         return {A: factor, B: torch.zeros(shapes[B])}
 
     def added(self, parameters: Mapping[str, Tensor], layer: AnyLayer, tensor: Tensor, output: Tensor) -> Tensor:
-        """Give ``(A ⊗ B) x`` as ``A X Bᵀ`` with x (in,) laid out as X (a2, in / a2); ΔW is never formed."""
-        blocks = tensor.unflatten(-1, (self.a2, -1))
-        return (parameters[A] @ F.linear(blocks, parameters[B])).flatten(-2)
+        """Give ``(A ⊗ B) x``.
+
+        The product of the factors is formed: their own products with every token are fewer operations, but on so
+        small matrices that they take 3 to 17 times as long.
+        """
+        return F.linear(tensor, self._delta(parameters))
 
     def changed(self, parameters: Mapping[str, Tensor], weight: Tensor) -> Tensor:
         """Give ``W + A ⊗ B``."""
-        return weight + torch.kron(parameters[A], parameters[B])
+        return weight + self._delta(parameters)
+
+    def _delta(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        return torch.kron(parameters[A], parameters[B])

@@ -50,10 +50,16 @@ class LowRank:
 
     def added(self, parameters: Mapping[str, Tensor], layer: AnyLayer, tensor: Tensor, output: Tensor) -> Tensor:
         """Give ``scale · B (A x)``."""
+        return self.scaled(parameters, layer, tensor, self.scale)
+
+    def scaled(
+        self, parameters: Mapping[str, Tensor], layer: AnyLayer, tensor: Tensor, scale: Tensor | float
+    ) -> Tensor:
+        """Give ``scale · B (A x)`` with one scale, or one for each output in the shape of B, which takes it up."""
         if isinstance(layer, nn.Conv2d):
             hidden = F.conv2d(tensor, parameters[A], None, layer.stride, layer.padding, layer.dilation)
-            return F.conv2d(hidden, parameters[B]) * self.scale
-        return F.linear(F.linear(tensor, parameters[A]), parameters[B]) * self.scale
+            return F.conv2d(hidden, parameters[B] * scale)
+        return F.linear(F.linear(tensor, parameters[A]), parameters[B] * scale)
 
     def delta(self, parameters: Mapping[str, Tensor]) -> Tensor:
         """Give ``scale · B A`` in the weight's shape."""
@@ -86,10 +92,11 @@ class WeightDecomposed:
     def added(self, parameters: Mapping[str, Tensor], layer: AnyLayer, tensor: Tensor, output: Tensor) -> Tensor:
         """Give ``(g - 1) · W x + g · ΔW x`` with g the ratio of magnitude and norm."""
         ratio = self._ratio(parameters, layer.weight.to(output.dtype))
-        bias = output.new_zeros(()) if layer.bias is None else layer.bias
-        if isinstance(layer, nn.Conv2d):
-            ratio, bias = ratio.view(-1, 1, 1), bias.view(-1, 1, 1) if layer.bias is not None else bias
-        return (ratio - 1) * (output - bias) + ratio * self.low_rank.added(parameters, layer, tensor, output)
+        scale = (ratio * self.low_rank.scale).view(-1, *[1] * (layer.weight.ndim - 1))
+        added = self.low_rank.scaled(parameters, layer, tensor, scale)
+        shape = (-1, 1, 1) if isinstance(layer, nn.Conv2d) else (-1,)
+        product = output if layer.bias is None else output - layer.bias.view(shape)
+        return added + (ratio - 1).view(shape) * product
 
     def changed(self, parameters: Mapping[str, Tensor], weight: Tensor) -> Tensor:
         """Give ``g · (W + ΔW)``."""

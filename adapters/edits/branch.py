@@ -6,21 +6,24 @@ behind. `adapters.positions` says where that is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from adapters.draws import Draws
-from adapters.edits.edit import Rows, Weights
+from adapters.edits.edit import Weights, trained
+from adapters.edits.stack import Stack
 from adapters.faults import InputFault
 from adapters.positions import Block, Site
 
 
 class Form(Protocol):
     """What a branch computes; see `adapters.forms`."""
+
+    batched: bool
+    """Whether the forms of several slots are best computed at once."""
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Give the shape of every parameter by its name."""
@@ -50,42 +53,40 @@ class Branch:
         self.input = input
         self.output = output
         self.form = form
+        self.parameters: dict[str, nn.Parameter] = {}
         self._handles: list[RemovableHandle] = []
-        self._parameters: dict[str, nn.Parameter] = {}
         self._seen: Tensor | None = None  # the tensor read, between its place and the place of writing
         self._value: Tensor | None = None  # what was added, between the first place of writing and the next
+
+    @property
+    def like(self) -> Hashable:
+        """The block, the pair and the form."""
+        return self.block.name, self.input, self.output, self.form
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Give the shape of every parameter by its full name."""
         return {f"{self.block.name}.{name}": shape for name, shape in self.form.shapes().items()}
 
-    def attach(self, slot: int, rows: Rows, draws: Draws) -> dict[str, nn.Parameter]:
-        """Draw the parameters and put the hooks on.
+    def start(self, draws: Draws) -> dict[str, nn.Parameter]:
+        """Draw the parameters.
 
-        The parameters lie on the block's device, in float32, or float64 on a float64 denoiser.
+        They lie on the block's device, in float32, or float64 on a float64 denoiser.
         """
-        like = next(self.block.module.parameters())
-        kept = torch.promote_types(torch.float32, like.dtype)
-        drawn = self.form.draw(self.block.name, draws)
-        self._parameters = {name: nn.Parameter(value.to(like.device, kept)) for name, value in drawn.items()}
+        self.parameters = trained(self.form.draw(self.block.name, draws), next(self.block.module.parameters()))
+        return {f"{self.block.name}.{name}": parameter for name, parameter in self.parameters.items()}
+
+    def attach(self, stack: Stack) -> None:
+        """Put the hooks on."""
 
         def add(target: Tensor, read: Tensor) -> Tensor:
-            own = rows.of(slot, target)
-            if own is not None and not len(own):
-                return target
-            value = self.form(self._parameters, read if own is None else read.index_select(0, own))
+            value = stack.apply(self.form, read, batched=self.form.batched)
             if again:
                 self._value = value
-            return put(target, value)
-
-        def put(target: Tensor, value: Tensor) -> Tensor:
-            own = rows.of(slot, target)
-            value = value.to(target.dtype)
-            return target + value if own is None else target.index_add(0, own, value)
+            return stack.add(target, value, owned)
 
         def add_again(target: Tensor) -> Tensor:
             value, self._value = self._value, None
-            return target if value is None else put(target, value)
+            return stack.add(target, value)
 
         def keep(tensor: Tensor) -> None:
             self._seen = tensor
@@ -98,6 +99,7 @@ class Branch:
 
         sites = self.block.sites
         read, (write, *again) = sites.reads[self.input], sites.writes[self.output]
+        owned = write.kind == "output"
         if read == write:
             self._tap(write, lambda tensor: add(tensor, tensor))
         elif self.input == self.output:
@@ -108,7 +110,6 @@ class Branch:
             self._tap(write, lambda tensor: add(tensor, taken()))
         for site in again:
             self._tap(site, add_again)
-        return {f"{self.block.name}.{name}": parameter for name, parameter in self._parameters.items()}
 
     def merge(self, weights: Weights) -> None:
         """Refuse: a branch between two positions is no change of the denoiser's weights."""

@@ -5,7 +5,7 @@ Realised with a forward hook on the layer, so that no module is replaced, and ro
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -14,7 +14,9 @@ from torch.utils.hooks import RemovableHandle
 
 from adapters.changes.tensor_ring import TransformResidual
 from adapters.draws import Draws
-from adapters.edits.edit import Rows, Weights
+from adapters.edits.edit import Weights, trained
+from adapters.edits.rows import Rows
+from adapters.edits.stack import Stack
 from adapters.layers import TEXT_ENCODER, Layer
 
 if TYPE_CHECKING:
@@ -51,35 +53,43 @@ class Delta:
     def __init__(self, layer: Layer, change: Change):
         self.layer = layer
         self.change = change
+        self.parameters: dict[str, nn.Parameter] = {}
         self._handles: list[RemovableHandle] = []
-        self._parameters: dict[str, nn.Parameter] = {}
+
+    @property
+    def like(self) -> Hashable:
+        """The layer and the change."""
+        return self.layer.name, self.change
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Give the shape of every parameter by its full name."""
         return {f"{self.layer.name}.{name}": shape for name, shape in self.change.shapes().items()}
 
-    def attach(self, slot: int, rows: Rows, draws: Draws) -> dict[str, nn.Parameter]:
-        """Draw the parameters and put the hook on.
+    def start(self, draws: Draws) -> dict[str, nn.Parameter]:
+        """Draw the parameters.
 
-        The parameters lie on the layer's device, in float32, or float64 on a float64 denoiser.
+        They lie on the layer's device, in float32, or float64 on a float64 denoiser.
         """
         weight = self.layer.module.weight.detach()
-        kept = torch.promote_types(torch.float32, weight.dtype)
-        drawn = self.change.draw(self.layer.name, draws, weight.to(kept))
-        self._parameters = {name: nn.Parameter(value.to(weight.device, kept)) for name, value in drawn.items()}
+        own = weight.to(torch.promote_types(torch.float32, weight.dtype))
+        self.parameters = trained(self.change.draw(self.layer.name, draws, own), weight)
+        return {f"{self.layer.name}.{name}": parameter for name, parameter in self.parameters.items()}
+
+    def attach(self, stack: Stack) -> None:
+        """Put the hook on."""
 
         def add(layer: AnyLayer, args: tuple[Any, ...], output: Tensor) -> Tensor:
-            own = None if of_text else rows.of(slot, output)
-            tensor, target = (args[0], output) if own is None else (args[0][own], output[own])
-            if not len(target):
-                return output
-            cast = {name: value.to(target.dtype) for name, value in self._parameters.items()}
-            change = self.change.added(cast, layer, tensor, target).to(target.dtype)
-            return output + change if own is None else output.index_add(0, own, change)
+            def added(parameters: Mapping[str, Tensor], tensor: Tensor, target: Tensor) -> Tensor:
+                cast = {name: value.to(target.dtype) for name, value in parameters.items()}
+                return self.change.added(cast, layer, tensor, target)
 
-        of_text = self.layer.name.startswith(TEXT_ENCODER)  # its rows are prompts, and its pack is of one
+            # A linear or convolutional layer made its output anew and keeps its input only.
+            return own.add(output, own.apply(added, args[0], output, batched=linear), owned=True)
+
+        # The rows of a text encoder are prompts, and its pack is of one.
+        linear = isinstance(self.layer.module, nn.Linear)
+        own = Stack(Rows(1), [0], [self.parameters]) if self.layer.name.startswith(TEXT_ENCODER) else stack
         self._handles.append(self.layer.module.register_forward_hook(add))
-        return {f"{self.layer.name}.{name}": parameter for name, parameter in self._parameters.items()}
 
     @property
     def regularised(self) -> bool:
@@ -89,14 +99,14 @@ class Delta:
     def penalty(self) -> Tensor:
         """Give what a regularised change adds to the training loss."""
         assert isinstance(self.change, TransformResidual)
-        return self.change.penalty(self._parameters)
+        return self.change.penalty(self.parameters)
 
     def merge(self, weights: Weights) -> None:
         """Change the layer's weight."""
         name = f"{self.layer.name}.weight"
         weight = weights[name]
         kept = torch.promote_types(torch.float32, weight.dtype)
-        weights[name] = self.change.changed(self._parameters, weight.to(kept)).to(weight.dtype)
+        weights[name] = self.change.changed(self.parameters, weight.to(kept)).to(weight.dtype)
 
     def detach(self) -> None:
         """Take the hook off."""

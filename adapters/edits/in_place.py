@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from adapters.draws import Draws
-from adapters.edits.edit import Rows, Weights
+from adapters.edits.edit import Weights
+from adapters.edits.stack import Stack
 
 
 class InPlace:
@@ -21,30 +22,38 @@ class InPlace:
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter]):
-        self._trained = dict(parameters)
+        self.parameters = dict(parameters)
         self._originals: dict[str, tuple[Tensor, bool]] = {}
+
+    @property
+    def like(self) -> Hashable:
+        """Nothing: it is never stacked."""
+        return id(self)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Give the shape of every parameter by its full name."""
-        return {name: tuple(parameter.shape) for name, parameter in self._trained.items()}
+        return {name: tuple(parameter.shape) for name, parameter in self.parameters.items()}
 
-    def attach(self, slot: int, rows: Rows, draws: Draws) -> dict[str, nn.Parameter]:
+    def start(self, draws: Draws) -> dict[str, nn.Parameter]:
         """Keep copies of the parameters, and let them be trained."""
-        for name, parameter in self._trained.items():
+        for name, parameter in self.parameters.items():
             self._originals[name] = parameter.detach().clone(), parameter.requires_grad
             parameter.requires_grad_(True)
-        return dict(self._trained)
+        return dict(self.parameters)
+
+    def attach(self, stack: Stack) -> None:
+        """Do nothing: the denoiser itself is changed, for a pack of one."""
 
     def merge(self, weights: Weights) -> None:
         """Put the trained values in place of the originals."""
-        for name, parameter in self._trained.items():
+        for name, parameter in self.parameters.items():
             weights[name] = parameter.detach().clone()
 
     def detach(self) -> None:
         """Put the originals back, bit for bit, and drop the gradients."""
         with torch.no_grad():
             for name, (original, required) in self._originals.items():
-                parameter = self._trained[name]
+                parameter = self.parameters[name]
                 parameter.copy_(original)
                 parameter.grad = None
                 parameter.requires_grad_(required)

@@ -7,7 +7,7 @@ else, and nothing of it but the wrapped layers gets into the denoiser.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from adapters.draws import Draws
-from adapters.edits.edit import Rows, Weights
+from adapters.edits.edit import Weights
+from adapters.edits.stack import Stack
 from adapters.faults import InputFault
 from adapters.layers import Layer
 
@@ -53,7 +54,13 @@ class PeftLayers:
         self.settings: Settings = tuple(settings.items())
         # a lone layer's own name would say nothing to peft, and hide that others of its size are counted alike
         self._named = {ALONE: self.layers[0]} if len(self.layers) == 1 else {layer.name: layer for layer in self.layers}
+        self.parameters: dict[str, nn.Parameter] = {}
         self._placed: list[tuple[Layer, nn.Module]] = []
+
+    @property
+    def like(self) -> Hashable:
+        """Nothing: it is never stacked."""
+        return id(self)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Give the shape of every trained parameter by its full name: the layer's, and peft's without the adapter's.
@@ -67,7 +74,7 @@ class PeftLayers:
         found = _shapes(self.kind, self.settings, sizes)
         return {f"{self._named[name].name}.{own}": shape for name, own, shape in found}
 
-    def attach(self, slot: int, rows: Rows, draws: Draws) -> dict[str, nn.Parameter]:
+    def start(self, draws: Draws) -> dict[str, nn.Parameter]:
         """Let peft wrap the layers, and put what it made in their places.
 
         The parameters lie on the layers' devices, in float32, or float64 on a float64 denoiser.
@@ -87,7 +94,11 @@ class PeftLayers:
             wrapper.train(layer.module.training)
             self._place(layer, wrapper)
             self._placed.append((layer, wrapper))
-        return {f"{layer.name}.{own}": parameter for layer, own, parameter in _trained(self._placed)}
+        self.parameters = {f"{layer.name}.{own}": parameter for layer, own, parameter in _trained(self._placed)}
+        return dict(self.parameters)
+
+    def attach(self, stack: Stack) -> None:
+        """Do nothing: the layers are replaced, for a pack of one."""
 
     def merge(self, weights: Weights) -> None:
         """Let peft merge a copy of each layer.

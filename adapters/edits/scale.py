@@ -5,6 +5,7 @@ Realised with a forward hook on the module, so that no module is replaced, and r
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from adapters.draws import Draws
-from adapters.edits.edit import Rows, Weights
+from adapters.edits.edit import Weights, trained
+from adapters.edits.stack import Stack
 from adapters.layers import Layer
 
 
@@ -34,42 +36,42 @@ class Scale:
         self.name = name
         self.module = module
         self.writer = writer
+        self.parameters: dict[str, nn.Parameter] = {}
         self._handles: list[RemovableHandle] = []
-        self._gamma: nn.Parameter | None = None
+
+    @property
+    def like(self) -> Hashable:
+        """The module."""
+        return self.name
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Give the shape of the vector by its full name."""
         return {f"{self.name}.gamma": (self.writer.outputs,)}
 
-    def attach(self, slot: int, rows: Rows, draws: Draws) -> dict[str, nn.Parameter]:
-        """Set the vector to one and put the hook on.
+    def start(self, draws: Draws) -> dict[str, nn.Parameter]:
+        """Set the vector to one.
 
-        The vector lies on the writer's device, in float32, or float64 on a float64 denoiser.
+        It lies on the writer's device, in float32, or float64 on a float64 denoiser.
         """
-        weight = self.writer.module.weight
-        kept = torch.promote_types(torch.float32, weight.dtype)
-        gamma = self._gamma = nn.Parameter(torch.ones(self.writer.outputs, device=weight.device, dtype=kept))
+        self.parameters = trained({"gamma": torch.ones(self.writer.outputs)}, self.writer.module.weight)
+        return {f"{self.name}.gamma": self.parameters["gamma"]}
+
+    def attach(self, stack: Stack) -> None:
+        """Put the hook on."""
 
         def scale(_module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Tensor:
-            own = rows.of(slot, output)
-            factor = gamma.to(output.dtype)
-            if own is None:
-                return output * factor
-            if not len(own):
-                return output
-            return output.index_copy(0, own, output[own] * factor)
+            return stack.replace(output, stack.apply(lambda own, rows: rows * own["gamma"].to(rows.dtype), output))
 
         self._handles.append(self.module.register_forward_hook(scale))
-        return {f"{self.name}.gamma": gamma}
 
     def merge(self, weights: Weights) -> None:
         """Multiply the rows of the writer's weight, and its bias."""
-        assert self._gamma is not None, "merged before it was attached"
+        gamma = self.parameters["gamma"]
         for name in ("weight", "bias"):
             if getattr(self.writer.module, name) is None:
                 continue
             value = weights[f"{self.writer.name}.{name}"]
-            factor = self._gamma.view(-1, *[1] * (value.ndim - 1))
+            factor = gamma.view(-1, *[1] * (value.ndim - 1))
             weights[f"{self.writer.name}.{name}"] = (value.to(factor.dtype) * factor).to(value.dtype)
 
     def detach(self) -> None:

@@ -8,7 +8,7 @@ blocks and attentions as biases (B, 1, tokens) with 0 for what is kept, get zero
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from adapters.draws import Draws
-from adapters.edits.edit import Rows, Weights
+from adapters.edits.edit import Weights, trained
+from adapters.edits.stack import Stack
 from adapters.faults import InputFault
 
 
@@ -41,28 +42,36 @@ class Tokens(ABC):
         self.modules = tuple(modules)
         self.tokens = tokens
         self.width = width
+        self.parameters: dict[str, nn.Parameter] = {}
         self._handles: list[RemovableHandle] = []
+
+    @property
+    def like(self) -> Hashable:
+        """The place and the number of tokens."""
+        return self.name, self.tokens
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Give the shape of the tokens by their full name."""
         return {self.name: (self.tokens, self.width)}
 
-    def attach(self, slot: int, rows: Rows, draws: Draws) -> dict[str, nn.Parameter]:
-        """Draw the tokens from U(±√(6 / (2 · width))), after Xavier, and put the hooks on.
+    def start(self, draws: Draws) -> dict[str, nn.Parameter]:
+        """Draw the tokens from U(±√(6 / (2 · width))), after Xavier.
 
         They lie on the modules' device, in float32, or float64 on a float64 denoiser.
         """
-        like = next(self.modules[0].parameters())
-        kept = torch.promote_types(torch.float32, like.dtype)
         drawn = draws.uniform(self.name, (self.tokens, self.width), (6 / (2 * self.width)) ** 0.5)
-        parameter = nn.Parameter(drawn.to(like.device, kept))
+        self.parameters = trained({"tokens": drawn}, next(self.modules[0].parameters()))
+        return {self.name: self.parameters["tokens"]}
+
+    def attach(self, stack: Stack) -> None:
+        """Put the hooks on."""
 
         def beside(tensor: Tensor) -> Tensor:
-            rows.of(slot, tensor)  # a pack of one: all rows are its own, and a wrong declaration of them is refused
-            return parameter.to(tensor.dtype).expand(len(tensor), -1, -1)
+            tokens = stack.apply(lambda own, rows: own["tokens"].to(rows.dtype).expand(len(rows), -1, -1), tensor)
+            assert tokens is not None
+            return tokens
 
         self._hook(beside)
-        return {self.name: parameter}
 
     def merge(self, weights: Weights) -> None:
         """Refuse: tokens are no change of the denoiser's weights."""

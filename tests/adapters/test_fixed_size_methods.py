@@ -10,7 +10,8 @@ from torch import nn
 
 from adapters import InputFault, count, insert, normalise
 from adapters.draws import Draws
-from adapters.edits.edit import Rows
+from adapters.edits.rows import Rows
+from adapters.edits.stack import Stack
 from adapters.edits.scale import Scale
 from adapters.layers import Layer
 from adapters.own_parameters import biases, class_embedders, norm_weights
@@ -297,7 +298,8 @@ def test_factors_change_the_rows_of_their_slot_only():
     layer = nn.Linear(3, 2).double().requires_grad_(False)
     tensor = torch.randn(4, 5, 3, dtype=torch.float64)
     untouched, rows, edits = layer(tensor), Rows(3), [Scale("layer", layer, Layer("layer", layer)) for _ in range(3)]
-    gammas = [edit.attach(slot, rows, Draws(0))["layer.gamma"] for slot, edit in enumerate(edits)]
+    gammas = [edit.start(Draws(0))["layer.gamma"] for edit in edits]
+    edits[0].attach(Stack(rows, [0, 1, 2], [edit.parameters for edit in edits]))
     with torch.no_grad():
         gammas[0].copy_(torch.tensor([2.0, 3.0]))
         gammas[1].copy_(torch.tensor([5.0, 7.0]))
