@@ -7,7 +7,7 @@ behind. `adapters.positions` says where that is.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -22,7 +22,7 @@ from adapters.positions import Block, Site
 class Form(Protocol):
     """What a branch computes; see `adapters.forms`."""
 
-    batched: bool
+    batched: ClassVar[bool]
     """Whether the forms of several slots are best computed at once."""
 
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -11,8 +11,8 @@ from torch import nn
 from adapters import InputFault, count, insert, normalise
 from adapters.draws import Draws
 from adapters.edits.rows import Rows
-from adapters.edits.stack import Stack
 from adapters.edits.scale import Scale
+from adapters.edits.stack import Stack
 from adapters.layers import Layer
 from adapters.own_parameters import biases, class_embedders, norm_weights
 from tests.adapters.conftest import tiny_unet
