@@ -42,7 +42,7 @@ def measure(backbone: str, design: dict[str, str], steps: int) -> dict[str, floa
     from study.pack import Worker
     from study.randomness import stream
     from study.tasks.specs import resolve_task
-    from study.training import train
+    from study.training import Slot, train
 
     protocol = Protocol(
         steps=steps, batch=4, prior_batch=1, prior_weight=0.05, prior_pictures=2, sampling_steps=2, guidance=4
@@ -64,7 +64,7 @@ def measure(backbone: str, design: dict[str, str], steps: int) -> dict[str, floa
 
     if gpu:
         torch.cuda.reset_peak_memory_stats()
-    train(base, insertion.parameters(), batches(), steps, 1e-4, protocol.precision, penalty=insertion.penalty)
+    train(base, [Slot(insertion.parameters(), batches(), 1e-4, insertion.penalty)], steps, protocol.precision)
     taken = [after - before for before, after in zip(moments[WARM_UP:], moments[WARM_UP + 1 :], strict=False)]
     peak = torch.cuda.max_memory_allocated() if gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {

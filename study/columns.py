@@ -12,6 +12,7 @@ MEASURED = {
     "budget_met": "bool",
     "start_change": "double",
     "pack_size": "int64",
+    "pack_asked": "int64",
     "slot": "int64",
     "pack_seconds": "double",
     "train_seconds": "double",

@@ -1,19 +1,20 @@
 """Run a pack of trials in a worker: train, evaluate, hand each result to a sink as it ends.
 
-The trials are trained one after another, each with the denoiser to itself. A trial that fails, diverges or does not fit
-into memory is a result like any other and leaves nothing behind for the next.
+Trials that can be trained together are: each is a slot of one denoiser, with rows of its own. A trial that fails,
+diverges or does not fit into memory is a result like any other and changes nothing for the others; when a whole pack
+fails it is run again in parts, down to the trial at fault.
 """
 
 import contextlib
+import itertools
 import json
 import logging
 import math
-import platform
-import resource
-import subprocess
-import sys
 import time
-from importlib.metadata import PackageNotFoundError, version
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +22,26 @@ import torch
 from torch import Tensor
 
 import adapters
+from adapters.designs import method_of
 from adapters.faults import InputFault
 from study.backbones.loading import Backbone, load
 from study.backbones.names import WORLD
 from study.config import Protocol
+from study.evaluation import evaluate
+from study.packing import Packing, is_out_of_memory, peak_bytes, reset_peak
+from study.provenance import provenance
 from study.randomness import stream
 from study.scoring import AnyScorer, TrueColours, load_scorer
 from study.tasks.specs import TaskSpec
 from study.tasks.subject import SubjectTask, prepare
-from study.training import PRECISIONS, Trained, autocast, train
+from study.training import PRECISIONS, Batch, RowsOf, Slot, Trained, autocast, joined, row_losses, train, unpacked
 from study.trial import Pack, Progress, Sink, Trial, TrialResult
-
-PACKAGES = ("adapter-study", "torch", "diffusers", "transformers", "peft", "numpy", "pillow")
 
 log = logging.getLogger(__name__)
 
 
 class Worker:
-    """What stays loaded between packs: backbones, prepared tasks, scorers.
+    """What stays loaded between packs: backbones, prepared tasks, scorers; and how many trials are trained together.
 
     Parameters
     ----------
@@ -51,10 +54,10 @@ class Worker:
             # The same pack on the same device is to give the same bits.
             torch.backends.cudnn.deterministic = True
             torch.backends.cudnn.benchmark = False
+        self.packing = Packing(self.device)
         self._backbones: dict[tuple[str, torch.dtype], Backbone] = {}
         self._tasks: dict[str, SubjectTask] = {}
         self._scorers: dict[str, AnyScorer] = {}
-        self._provenance: dict[str, Any] = {}
 
     def backbone(self, name: str | dict[str, Any], precision: str) -> Backbone:
         """Give a backbone by name, in the type its weights have under a precision."""
@@ -79,16 +82,18 @@ class Worker:
             self._tasks[key] = prepare(spec, backbone, protocol, Path(store) / "cache")
         return self._tasks[key]
 
-    def provenance(self) -> dict[str, Any]:
-        """Columns that say with what the results were made: versions, commit, device."""
-        if not self._provenance:
-            gpu = self.device.type == "cuda"
-            self._provenance = {
-                "versions_json": json.dumps(_versions(), sort_keys=True),
-                "commit": _commit(),
-                "device": torch.cuda.get_device_name(self.device) if gpu else f"cpu ({platform.machine()})",
-            }
-        return self._provenance
+
+@dataclass(frozen=True)
+class _Ready:
+    """A trial whose inputs are loaded and whose design fits the backbone."""
+
+    trial: Trial
+    backbone: Backbone
+    task: SubjectTask
+    size: dict[str, Any]
+
+    def batches(self) -> Iterator[Batch]:
+        return self.task.batches(self.trial.seed, self.trial.protocol)
 
 
 def run_pack(pack: Pack, worker: Worker, sink: Sink, progress: Progress | None = None) -> None:
@@ -101,74 +106,179 @@ def run_pack(pack: Pack, worker: Worker, sink: Sink, progress: Progress | None =
     ----------
     progress : called with (trial, step, steps) now and then while a trial trains.
     """
+    ready = []
     for trial in pack.trials:
         start = time.perf_counter()
-        if worker.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(worker.device)
         try:
-            result = _run(trial, pack, worker, progress)
+            ready.append(_prepare(trial, pack, worker))
         except Exception as error:
-            result = TrialResult(trial, "out_of_memory" if is_out_of_memory(error) else "failed", _reason(error))
-            if not isinstance(error, InputFault):
-                log.warning("%s failed", trial.label(), exc_info=error)
-        if result.status == "out_of_memory" and worker.device.type == "cuda":
-            torch.cuda.empty_cache()
-        result.columns |= {
-            **worker.provenance(),
-            "pack_size": 1,  # trained alone: the other trials of the pack shared no step with it
-            "slot": 0,
-            "pack_seconds": time.perf_counter() - start,
-            "peak_bytes": _peak_bytes(worker.device),
-        }
-        sink(result)
+            sink(_failed(trial, error, worker, time.perf_counter() - start))
+    queue = deque((part, len(part)) for part in _together(ready, pack, worker))
+    while queue:
+        part, asked = queue.popleft()
+        start = time.perf_counter()
+        reset_peak(worker.device)
+        try:
+            results = _run(part, pack, worker, progress)
+        except Exception as error:
+            if worker.device.type == "cuda" and is_out_of_memory(error):
+                torch.cuda.empty_cache()
+            if len(part) == 1:
+                results = [_failed(part[0].trial, error, worker, 0.0)]
+            else:
+                log.warning("a pack of %d trials failed and is run in parts: %s", len(part), _reason(error))
+                if is_out_of_memory(error):
+                    worker.packing.too_large(_kind(part[0], pack), len(part))
+                    size = len(part) // 2
+                else:
+                    size = 1
+                parts = [part[begin : begin + size] for begin in range(0, len(part), size)]
+                queue.extendleft((smaller, asked) for smaller in reversed(parts))
+                continue
+        seconds = time.perf_counter() - start
+        for slot, result in enumerate(results):
+            result.columns |= {
+                **provenance(worker.device),
+                "pack_size": len(part),
+                "pack_asked": asked,
+                "slot": slot,
+                "pack_seconds": seconds,
+                "peak_bytes": peak_bytes(worker.device),
+            }
+            sink(result)
 
 
-def _run(trial: Trial, pack: Pack, worker: Worker, progress: Progress | None) -> TrialResult:
-    protocol = trial.protocol
+def _prepare(trial: Trial, pack: Pack, worker: Worker) -> _Ready:
     spec = pack.tasks[trial.task]
-    backbone = worker.backbone(pack.backbone, protocol.precision)
+    backbone = worker.backbone(pack.backbone, trial.protocol.precision)
     _check_unchanged(trial, spec, backbone)
-    scorers = {name: worker.scorer(scorer) for name, scorer in pack.scores.items()}
-    task = worker.task(spec, backbone, protocol, pack.store)
-    result = TrialResult(trial, "done")
-    result.columns = {**_size(backbone, trial), "scorer_hashes_json": _scorer_hashes(scorers)}
-    untuned = _first_prediction(backbone, task, trial)
+    for scorer in pack.scores.values():
+        worker.scorer(scorer)
+    return _Ready(trial, backbone, worker.task(spec, backbone, trial.protocol, pack.store), _size(backbone, trial))
+
+
+def _failed(trial: Trial, error: Exception, worker: Worker, seconds: float) -> TrialResult:
+    if not isinstance(error, InputFault):
+        log.warning("%s failed", trial.label(), exc_info=error)
+    status = "out_of_memory" if is_out_of_memory(error) else "failed"
+    columns = {**provenance(worker.device), "pack_size": 1, "pack_asked": 1, "slot": 0, "pack_seconds": seconds}
+    return TrialResult(trial, status, _reason(error), columns=columns)
+
+
+def _kind(ready: _Ready, pack: Pack) -> str:
+    """Say what trials must have in common to be trained together: backbone, protocol, learning rate aside."""
+    protocol = ready.trial.protocol.model_dump(mode="json", exclude={"learning_rate"})
+    return json.dumps([pack.backbone, protocol], sort_keys=True)
+
+
+def _together(ready: Sequence[_Ready], pack: Pack, worker: Worker) -> list[list[_Ready]]:
+    """Part trials into those that are trained together, alike in size, in the order of the first of each."""
+    kinds: dict[str, list[_Ready]] = {}
+    for each in ready:
+        own = f"alone {each.trial.id}" if method_of(each.trial.design).alone else ""
+        kinds.setdefault(own or _kind(each, pack), []).append(each)
+    parts = []
+    for kind, alike in kinds.items():
+        size = worker.packing.size(kind, pack.together, len(alike), partial(_steps, alike))
+        count = -(-len(alike) // size)
+        begins = [len(alike) * part // count for part in range(count + 1)]
+        parts += [alike[begin:end] for begin, end in itertools.pairwise(begins)]
+    return sorted(parts, key=lambda part: ready.index(part[0]))
+
+
+@contextlib.contextmanager
+def _inserted(part: Sequence[_Ready]) -> Iterator[adapters.Insertion]:
+    backbone = part[0].backbone
     insertion = adapters.insert(
-        backbone.denoiser, trial.design, stream(trial.seed, task.key, "init"), backbone.text_encoder
+        backbone.denoiser,
+        [each.trial.design for each in part],
+        [stream(each.trial.seed, each.task.key, "init") for each in part],
+        backbone.text_encoder,
     )
     with contextlib.ExitStack() as undo:
         undo.callback(insertion.remove)
         undo.enter_context(backbone.tuned_text(insertion.tunes_text))
-        start_change = (_first_prediction(backbone, task, trial) - untuned).abs().max() / untuned.abs().max()
-        result.columns["start_change"] = float(start_change)
+        yield insertion
+
+
+@contextlib.contextmanager
+def _steps(alike: Sequence[_Ready], count: int) -> Iterator[Callable[[], None]]:
+    """Give a training step of the first trials, without an update, to time it and see its memory."""
+    part = alike[:count]
+    with _inserted(part) as insertion:
+        owners = [slot for slot, each in enumerate(part) for _ in next(each.batches()).weight]
+        batch = joined([next(each.batches()) for each in part])
+        parameters = [parameter for slot in range(len(part)) for parameter in insertion.parameters(slot)]
+
+        def step() -> None:
+            with insertion.rows(owners), autocast(part[0].backbone.device, part[0].trial.protocol.precision):
+                loss = row_losses(part[0].backbone, batch).mul(batch.weight).sum()
+            for parameter in parameters:
+                parameter.grad = None
+            if loss.requires_grad:
+                loss.backward()
+
+        yield step
+
+
+def _run(part: Sequence[_Ready], pack: Pack, worker: Worker, progress: Progress | None) -> list[TrialResult]:
+    backbone, protocol = part[0].backbone, part[0].trial.protocol
+    scorers = {name: worker.scorer(scorer) for name, scorer in pack.scores.items()}
+    hashes = json.dumps({name: scorer.hash for name, scorer in scorers.items()}, sort_keys=True)
+    results = [TrialResult(each.trial, "done") for each in part]
+    untuned = _first_predictions(part, unpacked)
+    with _inserted(part) as insertion:
+        started = _first_predictions(part, insertion.rows)
+        for each, result, before, after in zip(part, results, untuned, started, strict=True):
+            change = float((after - before).abs().max() / before.abs().max())
+            result.columns = {**each.size, "scorer_hashes_json": hashes, "start_change": change}
         trained = train(
             backbone,
-            insertion.parameters(0),
-            task.batches(trial.seed, protocol),
+            [_slot(each, slot, insertion) for slot, each in enumerate(part)],
             protocol.steps,
-            protocol.learning_rate,
             protocol.precision,
-            None if progress is None else lambda step: progress(trial, step, protocol.steps),
-            lambda: insertion.penalty(0),
+            insertion.rows,
+            None if progress is None else lambda step: _tell(progress, part, step),
         )
-        _record(result, trained)
-        if result.status == "done":
+        for result, ended in zip(results, trained, strict=True):
+            _record(result, ended)
+        done = [slot for slot, result in enumerate(results) if result.status == "done"]
+        if done:
             start = time.perf_counter()
-            evaluation = task.evaluate(trial.seed, protocol, scorers)
-            result.scores, result.images, result.pictures = evaluation.scores, evaluation.images, evaluation.pictures
-            result.columns["eval_seconds"] = time.perf_counter() - start
-            if pack.keep != "none":
-                result.adapter = insertion.state(0) or None
-    return result
+            tasks, seeds = [part[slot].task for slot in done], [part[slot].trial.seed for slot in done]
+            evaluations = evaluate(backbone, done, tasks, seeds, protocol, scorers, insertion.rows)
+            seconds = (time.perf_counter() - start) / len(done)
+            for slot, evaluation in zip(done, evaluations, strict=True):
+                result = results[slot]
+                result.scores, result.images = evaluation.scores, evaluation.images
+                result.pictures = evaluation.pictures
+                result.columns["eval_seconds"] = seconds
+                if pack.keep != "none":
+                    result.adapter = insertion.state(slot) or None
+    return results
+
+
+def _slot(ready: _Ready, slot: int, insertion: adapters.Insertion) -> Slot:
+    rate = ready.trial.protocol.learning_rate
+    return Slot(insertion.parameters(slot), ready.batches(), rate, lambda: insertion.penalty(slot))
+
+
+def _tell(progress: Progress, part: Sequence[_Ready], step: int) -> None:
+    for each in part:
+        progress(each.trial, step, each.trial.protocol.steps)
 
 
 @torch.no_grad()
-def _first_prediction(backbone: Backbone, task: SubjectTask, trial: Trial) -> Tensor:
-    """Predict on the first batch of a trial, in float32: what a method that starts at identity leaves as it is."""
-    batch = next(task.batches(trial.seed, trial.protocol))
+def _first_predictions(part: Sequence[_Ready], rows: RowsOf) -> list[Tensor]:
+    """Predict on each trial's first batch, in float32: what a method that starts at identity leaves as it is."""
+    backbone = part[0].backbone
+    batches = [next(each.batches()) for each in part]
+    batch = joined(batches)
+    counts = [len(own.weight) for own in batches]
     noisy = backbone.noised(batch.latents, batch.noise, batch.timesteps)
-    with autocast(backbone.device, trial.protocol.precision):
-        return backbone.predict(noisy, batch.timesteps, batch.context).float()
+    owners = [slot for slot, count in enumerate(counts) for _ in range(count)]
+    with rows(owners), autocast(backbone.device, part[0].trial.protocol.precision):
+        return list(backbone.predict(noisy, batch.timesteps, batch.context).float().split(counts))
 
 
 def _record(result: TrialResult, trained: Trained) -> None:
@@ -199,46 +309,6 @@ def _size(backbone: Backbone, trial: Trial) -> dict[str, Any]:
     }
 
 
-def _scorer_hashes(scorers: dict[str, AnyScorer]) -> str:
-    return json.dumps({name: scorer.hash for name, scorer in scorers.items()}, sort_keys=True)
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Say whether an error means that memory ran out, on a GPU or on the CPU."""
-    # torch's CPU allocator raises a plain RuntimeError.
-    cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-    return cpu or isinstance(error, torch.OutOfMemoryError | MemoryError)
-
-
 def _reason(error: Exception) -> str:
     text = " ".join(str(error).split())[:500]
     return text if isinstance(error, InputFault) else f"{type(error).__name__}: {text}"
-
-
-def _peak_bytes(device: torch.device) -> int:
-    """Peak memory: of the trial on a GPU; on the CPU of the process so far, which the system counts no finer."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
-
-
-def _commit() -> str:
-    """The commit of the checkout this runs from; empty when it is installed without one."""
-    root = Path(__file__).resolve().parents[1]
-    if not (root / ".git").exists():
-        return ""
-    try:
-        asked = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return asked.stdout.strip()

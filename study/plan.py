@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 # picture trained on, one step of one picture drawn and scored; measured on the quick study, 80 trials in 8.5 minutes.
 _TRAINED, _DRAWN = 0.0105, 0.005
 
+# Trials that a worker of several gets at least, enough to train together, and that any gets at most: a worker that dies
+# makes the driver hand out all of its pack anew.
+_LEAST, _MOST = 4, 256
+
 
 @dataclass(frozen=True)
 class Waiting:
@@ -99,39 +103,57 @@ def _planned(study: StudyConfig, choices: Sequence[tuning.Choice]) -> Iterator[T
 
 
 def packs(
-    study: StudyConfig, wanted: Sequence[Trial], attempts: Mapping[str, int], store: str, size: int
+    study: StudyConfig,
+    wanted: Sequence[Trial],
+    attempts: Mapping[str, int],
+    store: str,
+    workers: int = 1,
+    together: int | None = None,
 ) -> list[Pack]:
-    """Return packs of up to `size` consecutive trials of one backbone, task, seed and protocol.
+    """Part trials into packs for workers: of consecutive trials of one backbone, large ones first.
 
+    One worker gets all trials at once. Several get ever smaller packs, so that they end at about the same time.
     The weights of trials that decide the tuning are not kept: only their scores are wanted.
 
     Parameters
     ----------
     attempts : mapping of trial id to int
         Attempts there are in the store; each trial gets the next one.
+    together : int, optional
+        As `Pack.together`.
     """
     sources = {source.name: source for source in study.backbones}
     specs = {task.name: task for task in (*study.tasks, *(study.tune.tasks if study.tune else ()))}
     scorers = {name: address(source) for name, source in study.scores.items()}
     found = []
-    alike = groupby(wanted, key=lambda trial: (trial.backbone, trial.task, trial.seed, trial.protocol))
-    for (backbone, task, _, _), group in alike:
-        together = list(group)
-        for start in range(0, len(together), size):
-            part = tuple(together[start : start + size])
+    for (backbone, role), group in groupby(wanted, key=lambda trial: (trial.backbone, trial.role == "tune")):
+        left = list(group)
+        while left:
+            size = _share(len(left), workers, together)
+            part, left = tuple(left[:size]), left[size:]
             found.append(
                 Pack(
                     trials=part,
                     backbone=address(sources[backbone]),
-                    tasks={task: specs[task]},
+                    tasks={task: specs[task] for task in dict.fromkeys(trial.task for trial in part)},
                     scores=scorers,
-                    keep="none" if part[0].role == "tune" else study.keep,
+                    keep="none" if role else study.keep,
                     store=store,
                     study=study.name,
                     attempts={trial.id: attempts.get(trial.id, 0) + 1 for trial in part},
+                    together=together,
                 )
             )
     return found
+
+
+def _share(left: int, workers: int, together: int | None) -> int:
+    """Return how many of the trials that are left the next worker gets: whole packs, if their size is asked for."""
+    if workers == 1:
+        return min(left, _MOST)
+    least = together or _LEAST
+    size = max(least, min(-(-left // (2 * workers)), _MOST))
+    return size // least * least if together else size
 
 
 def address(source: Source) -> str | dict[str, str]:
@@ -238,7 +260,8 @@ def seconds(wanted: Sequence[Trial], rows: pd.DataFrame) -> float | None:
     means: dict[tuple[str, str], float] = {}
     if len(timed):
         costs = {told: _cost(json.loads(told)) for told in timed["protocol_json"].unique()}
-        by = timed.groupby(["backbone_hash", timed["protocol_json"].map(costs)])["pack_seconds"].mean()
+        each = timed["pack_seconds"] / timed["pack_size"].fillna(1)
+        by = each.groupby([timed["backbone_hash"], timed["protocol_json"].map(costs)]).mean()
         means = {(str(key[0]), str(key[1])): float(value) for key, value in by.items()}  # type: ignore[index]
     total = 0.0
     for trial in wanted:

@@ -188,7 +188,7 @@ def _provenance(study: Study, frame: pd.DataFrame) -> dict[str, str]:
     return {
         "repeat": f"adapter-study run {study.config.name}",
         "protocol": told,
-        "trained and scored in": duration(float(frame["pack_seconds"].sum())),
+        "trained and scored in": duration(float((frame["pack_seconds"] / frame["pack_size"].fillna(1)).sum())),
         "device": several("device"),
         "backbone hash": several("backbone_hash"),
         "scorer hashes": several("scorer_hashes_json"),

@@ -4,6 +4,8 @@ A short loop of our own over the backbone's `predict`, so that trained slots, la
 nothing extra; a test holds it equal to the diffusers pipeline's own result. It decodes nothing and scores nothing.
 """
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor
 from adapters.faults import InputFault
 from study.backbones.loading import Backbone
 from study.randomness import stream_seed
-from study.training import autocast
+from study.training import RowsOf, autocast, unpacked
 
 SAMPLERS = ("dpmsolver++", "ddim")
 
@@ -47,6 +49,11 @@ def start_latents(backbone: Backbone, seed: int, task: str, purpose: str, count:
     return torch.stack(drawn).to(backbone.device, backbone.dtype), seeds
 
 
+def at_once(backbone: Backbone) -> int:
+    """Say how many rows go through the denoiser at once where no gradients are needed."""
+    return max(1, VALUES // math.prod(backbone.latent_shape))
+
+
 @torch.no_grad()
 def sample(
     backbone: Backbone,
@@ -56,6 +63,8 @@ def sample(
     steps: int = 25,
     guidance: float = 7.0,
     precision: str = "float32",
+    slots: Sequence[int] = (),
+    rows: RowsOf = unpacked,
 ) -> Tensor:
     """Denoise start latents under their prompts.
 
@@ -64,6 +73,8 @@ def sample(
     context : (N, tokens, width), a row a picture.
     latents : (N, C, h, w) standard normal.
     guidance : scale of classifier-free guidance towards the prompt and away from the empty one; 1 or less is none.
+    slots : the slot of every picture, in a pack of several.
+    rows : as `study.training.RowsOf` says; an insertion's.
 
     Returns
     -------
@@ -71,17 +82,19 @@ def sample(
     """
     guided = guidance > 1
     empty = backbone.embed([""])
-    rows = max(1, VALUES // (latents[0].numel() * (2 if guided else 1)))
+    size = max(1, at_once(backbone) // (2 if guided else 1))
     finished = []
-    for part, prompts in zip(latents.split(rows), context.split(rows), strict=True):
+    whose = torch.tensor(slots or [0] * len(latents))
+    for part, prompts, own in zip(latents.split(size), context.split(size), whose.split(size), strict=True):
         scheduler = scheduler_for(backbone, sampler)
         scheduler.set_timesteps(steps, device=backbone.device)
         conditions = torch.cat([empty.expand_as(prompts), prompts]) if guided else prompts
+        owners = [*own.tolist(), *own.tolist()] if guided else own.tolist()
         current = part * scheduler.init_noise_sigma
         for timestep in scheduler.timesteps:
             doubled = torch.cat([current, current]) if guided else current
             doubled = scheduler.scale_model_input(doubled, timestep)
-            with autocast(backbone.device, precision):
+            with rows(owners), autocast(backbone.device, precision):
                 predicted = backbone.predict(doubled, timestep, conditions)
             predicted = predicted.to(current.dtype)
             if guided:

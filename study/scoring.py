@@ -11,8 +11,8 @@ Definitions, for features of unit length
 - diversity: mean of 1 - cosine over pairs of pictures of one prompt; over all pairs when no prompt has two pictures.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ class Scorer:
     processor: Any
     tokenizer: Any | None
     device: torch.device
+    _texts: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     @torch.inference_mode()
     def images(self, pictures: np.ndarray) -> Tensor:
@@ -60,7 +61,7 @@ class Scorer:
 
     @torch.inference_mode()
     def texts(self, texts: Sequence[str]) -> Tensor:
-        """Encode texts to features (N, D), float32 on the CPU.
+        """Encode texts to features (N, D), float32 on the CPU. A text is encoded once and remembered.
 
         Raises
         ------
@@ -68,8 +69,15 @@ class Scorer:
         """
         if self.tokenizer is None:
             raise InputFault(f"scorer {self.name} reads no text; give clip_t a CLIP model, for instance micro-clip.")
+        for text in dict.fromkeys(texts):
+            if text not in self._texts:
+                self._texts[text] = self._text(text)
+        return torch.cat([self._texts[text] for text in texts])
+
+    def _text(self, text: str) -> Tensor:
+        assert self.tokenizer is not None
         longest = self.model.config.text_config.max_position_embeddings
-        given = self.tokenizer(list(texts), padding=True, truncation=True, max_length=longest, return_tensors="pt")
+        given = self.tokenizer([text], truncation=True, max_length=longest, return_tensors="pt")
         return _features(self.model.get_text_features(**given.to(self.device))).float().cpu()
 
 
@@ -183,12 +191,23 @@ def diversity(generated: Tensor, prompts: Sequence[int]) -> float:
     return float(distances[chosen].mean()) if chosen.any() else float("nan")
 
 
+Features = dict[str, Tensor]
+"""Features (N, D) of pictures by the hash of the encoder."""
+
+
+def encode(pictures: np.ndarray, scorers: Iterable[AnyScorer]) -> Features:
+    """Encode pictures, uint8 (N, H, W, 3), with every encoder among the scorers, once with each."""
+    encoders = {scorer.hash: scorer for scorer in scorers if isinstance(scorer, Scorer)}
+    return {hash: encoder.images(pictures) for hash, encoder in encoders.items()}
+
+
 def score(
     pictures: np.ndarray,
+    features: Features,
     prompts: Sequence[int],
     described: Sequence[str],
     scorers: Mapping[str, AnyScorer],
-    real: dict[str, Tensor],
+    real: Features,
     subject: str | None = None,
 ) -> tuple[dict[str, float], list[dict[str, float | None]]]:
     """Score a trial's pictures.
@@ -196,10 +215,11 @@ def score(
     Parameters
     ----------
     pictures : uint8 (N, H, W, 3).
+    features : theirs, as `encode` gives them.
     prompts : which prompt each picture has, (N,).
     described : each picture's prompt without the rare token, (N,).
     scorers : score name to scorer; a name ends in `_i` (image fidelity) or `_t` (prompt fidelity), or is `colour`.
-    real : scorer hash to the features of the real pictures.
+    real : features of the real pictures.
     subject : the task's subject in the built-in world, which `colour` needs.
 
     Returns
@@ -212,7 +232,6 @@ def score(
         subject of the built-in world.
     """
     encoders = {name: scorer for name, scorer in scorers.items() if isinstance(scorer, Scorer)}
-    features = {scorer.hash: scorer.images(pictures) for scorer in {s.hash: s for s in encoders.values()}.values()}
     columns: dict[str, list[Any]] = {}
     for name, scorer in scorers.items():
         if isinstance(scorer, TrueColours):

@@ -231,6 +231,7 @@ class Study:
         only: Literal["missing", "failed"] = "missing",
         limit: int | None = None,
         workers: int | None = None,
+        pack: int | None = None,
         executor: Executor | None = None,
     ) -> Outcome:
         """Train and score the trials that have no row yet; safe to interrupt, run again to go on.
@@ -246,6 +247,9 @@ class Study:
         workers : int, optional
             Worker processes on the CPU: by default one a core for built-in backbones, whose small layers keep no
             second core busy, and otherwise one with all cores; on GPUs there is one for each.
+        pack : int, optional
+            How many trials a worker trains together; by default as many as fit into its memory and still gain. A pack
+            that does not fit is halved.
         executor : Executor, optional
             Where packs run; this machine by default.
 
@@ -266,11 +270,12 @@ class Study:
         first = next(phases, None)
         if first is not None:
             with Bar(self.config.primary) as bar:
-                runner = executor or LocalExecutor(self.store, self._devices(workers), bar.hear)
+                places = self._devices(workers)
+                runner = executor or LocalExecutor(self.store, places, bar.hear)
                 try:
                     for wanted, later, attempts in chain([first], phases):
                         bar.expect(wanted, later)
-                        self._drive(runner, wanted, attempts)
+                        self._drive(runner, wanted, attempts, len(places), pack)
                 finally:
                     runner.close()
                     if self.config.keep == "best":
@@ -298,13 +303,15 @@ class Study:
         if wanted:
             yield wanted, 0, known.attempts
 
-    def _drive(self, executor: Executor, wanted: list[Trial], attempts: dict[str, int]) -> None:
+    def _drive(
+        self, executor: Executor, wanted: list[Trial], attempts: dict[str, int], workers: int, together: int | None
+    ) -> None:
         """Run trials to their rows; those of a worker that died are tried again, each in a pack of its own."""
         tries = Counter(trial.id for trial in wanted)
         running: dict[str, Pack] = {}
 
         def submit(trials: list[Trial]) -> None:
-            packs = plan.packs(self.config, trials, attempts, str(self.store.folder.resolve()), size=1)
+            packs = plan.packs(self.config, trials, attempts, str(self.store.folder.resolve()), workers, together)
             running.update(zip(executor.submit(packs), packs, strict=True))
 
         submit(wanted)

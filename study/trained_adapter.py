@@ -27,12 +27,13 @@ from study.backbones.names import Source, content_hash, fetch, resolve
 from study.config import Protocol
 from study.pack import Worker
 from study.plan import address
+from study.provenance import provenance
 from study.randomness import stream
 from study.recipe import Recipe
 from study.sampling import sample, start_latents
 from study.tasks.specs import TaskSpec
 from study.tasks.subject import prepare
-from study.training import Trained, train
+from study.training import Slot, Trained, train
 
 AT_ONCE = 16
 """Pictures that are drawn together; so many at most are lost when drawing is interrupted."""
@@ -99,20 +100,12 @@ def train_adapter(
     try:
         stage("training")
         with backbone.tuned_text(insertion.tunes_text):
-            training = train(
-                backbone,
-                insertion.parameters(),
-                task.batches(seed, protocol),
-                protocol.steps,
-                protocol.learning_rate,
-                protocol.precision,
-                step,
-                insertion.penalty,
-            )
+            slot = Slot(insertion.parameters(), task.batches(seed, protocol), protocol.learning_rate, insertion.penalty)
+            (training,) = train(backbone, [slot], protocol.steps, protocol.precision, progress=step)
         state = insertion.state()
     finally:
         insertion.remove()
-    provenance = worker.provenance()
+    made_with = provenance(worker.device)
     metadata = {
         "recipe": recipe.name,
         "backbone": address(recipe.backbone),
@@ -123,9 +116,9 @@ def train_adapter(
         "pictures": len(task.pictures),
         "seed": seed,
         "protocol": protocol.model_dump(mode="json"),
-        "versions": json.loads(provenance["versions_json"]),
-        "commit": provenance["commit"],
-        "device": provenance["device"],
+        "versions": json.loads(made_with["versions_json"]),
+        "commit": made_with["commit"],
+        "device": made_with["device"],
     }
     return TrainedAdapter(recipe.design, state, metadata, training, count)
 

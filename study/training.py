@@ -1,14 +1,15 @@
-"""The training loop: denoising loss, AdamW, constant learning rate, a divergence check. Nothing else.
+"""The training loop: denoising loss, AdamW, constant learning rate, a divergence check, for a pack of trials at once.
 
 It names no task, no method and no backbone: a task makes the batches, an insertion gives the parameters, a backbone
-says what a denoiser should predict. Limits: one slot; no gradient accumulation, clipping or schedule.
+says what a denoiser should predict. Every slot has its own batches, learning rate and loss, and what becomes of one
+changes nothing for the others. Limits: no gradient accumulation, clipping or schedule.
 """
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from itertools import islice
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, fields
+from typing import Any
 from typing import Protocol as Interface
 
 import torch
@@ -64,22 +65,55 @@ class Batch:
     weight: Tensor
 
 
+def joined(batches: Sequence[Batch]) -> Batch:
+    """Put the rows of several batches into one, in their order."""
+    if len(batches) == 1:
+        return batches[0]
+    return Batch(*(torch.cat([getattr(batch, each.name) for batch in batches]) for each in fields(Batch)))
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One trial of the loop.
+
+    Attributes
+    ----------
+    parameters : what AdamW (betas 0.9 and 0.999, weight decay 0.01) updates; each must be there once.
+    batches : one a step, all with the same number of rows.
+    penalty : what its method adds to the loss of every step; it is no part of the losses that are recorded.
+    """
+
+    parameters: Sequence[nn.Parameter]
+    batches: Iterator[Batch]
+    learning_rate: float
+    penalty: Callable[[], Tensor | None] = lambda: None
+
+
 @dataclass(frozen=True)
 class Trained:
-    """How a training ended.
+    """How the training of a slot ended.
 
     Attributes
     ----------
     diverged : why the training is called diverged, or "".
     final_loss : mean loss of the last 20 steps; NaN when diverged or when nothing was trained.
     curve : rows of `step` (from 1) and `loss` (mean over the steps since the last row).
-    seconds : of the loop.
+    seconds : of the loop, divided by the slots that it trained.
     """
 
     diverged: str = ""
     final_loss: float = float("nan")
     curve: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
+
+
+RowsOf = Callable[[Sequence[int]], AbstractContextManager[None]]
+"""Given the slot of every row of a batch, opens the context in which a denoiser treats each row as its slot's."""
+
+
+def unpacked(slot_of_row: Sequence[int]) -> AbstractContextManager[None]:
+    """Open a context for a denoiser that treats all rows alike."""
+    return nullcontext()
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
@@ -97,54 +131,85 @@ def row_losses(denoiser: Denoiser, batch: Batch) -> Tensor:
 
 def train(
     denoiser: Denoiser,
-    parameters: Sequence[nn.Parameter],
-    batches: Iterator[Batch],
+    slots: Sequence[Slot],
     steps: int,
-    learning_rate: float,
     precision: str = "float32",
+    rows: RowsOf = unpacked,
     progress: Callable[[int], None] | None = None,
-    penalty: Callable[[], Tensor | None] = lambda: None,
-) -> Trained:
-    """Train the parameters for `steps` steps, in place.
+) -> list[Trained]:
+    """Train the parameters of all slots for `steps` steps, in place.
+
+    A slot whose loss is not finite is left out from the next look on; one without parameters is not trained at all.
 
     Parameters
     ----------
-    parameters : what AdamW (betas 0.9 and 0.999, weight decay 0.01) updates; each must be there once.
-    batches : one a step.
+    rows : as `RowsOf` says; an insertion's.
     progress : called with the number of steps done, now and then.
-    penalty : what a method adds to the loss of every step; it is no part of the losses that are recorded.
+
+    Returns
+    -------
+    One for each slot.
 
     Raises
     ------
     ValueError : a parameter is given twice (its updates would be doubled).
     """
-    if len({id(parameter) for parameter in parameters}) != len(parameters):
+    every = [parameter for slot in slots for parameter in slot.parameters]
+    if len({id(parameter) for parameter in every}) != len(every):
         raise ValueError("a parameter was given to the optimiser twice; every parameter must be there once")
-    if not parameters:
-        return Trained()
-    optimiser = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01, fused=True)
-    losses = torch.zeros(steps, device=denoiser.device, dtype=torch.float64)
+    trained = [index for index, slot in enumerate(slots) if slot.parameters]
+    if not trained:
+        return [Trained() for _ in slots]
+    optimiser = torch.optim.AdamW(_by_learning_rate(slots), lr=1.0, weight_decay=0.01, fused=True)
+    losses = torch.zeros(steps, len(slots), device=denoiser.device, dtype=torch.float64)
     start = time.perf_counter()
-    done = 0
-    for done, batch in enumerate(islice(batches, steps), start=1):
-        with autocast(denoiser.device, precision):
-            loss = row_losses(denoiser, batch).mul(batch.weight).sum()
-        extra = penalty()
+    active, last = list(trained), dict.fromkeys(trained, 0)
+    owners: list[int] = []
+    owner = torch.empty(0)
+    for done in range(1, steps + 1):
+        batches = [next(slots[index].batches) for index in active]
+        now = [index for index, batch in zip(active, batches, strict=True) for _ in batch.weight]
+        if now != owners:
+            owners, owner = now, torch.tensor(now, device=denoiser.device)
+        batch = joined(batches)
+        with rows(owners), autocast(denoiser.device, precision):
+            weighted = row_losses(denoiser, batch).mul(batch.weight)
+        own = weighted.new_zeros(len(slots)).index_add(0, owner, weighted)
+        penalties = [extra for index in active if (extra := slots[index].penalty()) is not None]
         optimiser.zero_grad(set_to_none=True)
-        (loss if extra is None else loss + extra.to(loss.dtype)).backward()
+        sum(penalties, own.sum()).backward()
         optimiser.step()
-        losses[done - 1] = loss.detach()
+        losses[done - 1] = own.detach()
+        last.update(dict.fromkeys(active, done))
         if done % LOOK_EVERY == 0 or done == steps:
-            if not losses[max(0, done - LOOK_EVERY) : done].isfinite().all():
+            seen = losses[max(0, done - LOOK_EVERY) : done].isfinite().all(0).tolist()
+            active = [index for index in active if seen[index]]
+            if not active:
                 break
             if progress is not None:
                 progress(done)
-    seen = losses[:done].cpu()
+    seconds = (time.perf_counter() - start) / len(trained)
+    seen_losses = losses.cpu()
+    return [
+        _ended(seen_losses[: last[index], index], slot.parameters, seconds) if index in last else Trained()
+        for index, slot in enumerate(slots)
+    ]
+
+
+def _by_learning_rate(slots: Sequence[Slot]) -> list[dict[str, Any]]:
+    """Group parameters as an optimiser takes them: those of one learning rate are updated by one fused call."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    for slot in slots:
+        groups.setdefault(slot.learning_rate, []).extend(slot.parameters)
+    return [{"lr": rate, "params": parameters} for rate, parameters in groups.items() if parameters]
+
+
+def _ended(losses: Tensor, parameters: Sequence[nn.Parameter], seconds: float) -> Trained:
     return Trained(
-        diverged=_divergence(seen, parameters),
-        final_loss=float(seen[-LAST:].mean()) if seen.isfinite().all() else float("nan"),
-        curve=_thinned(seen),
-        seconds=time.perf_counter() - start,
+        diverged=_divergence(losses, parameters),
+        final_loss=float(losses[-LAST:].mean()) if losses.isfinite().all() else float("nan"),
+        curve=_thinned(losses),
+        seconds=seconds,
     )
 
 

@@ -129,7 +129,7 @@ def _words(key: str, value: Any) -> str:
 
 @dataclass(frozen=True)
 class Pack:
-    """Trials that one worker trains together: one backbone, one protocol, each trial a slot.
+    """Trials for one worker, of one backbone; it trains those of one protocol together, each a slot.
 
     Attributes
     ----------
@@ -145,6 +145,8 @@ class Pack:
         The store's folder; its `cache/` may hold what trials share.
     attempts : dict of str to int
         The attempt number of each trial id; 1 where none is given.
+    together : int, optional
+        How many to train together, memory permitting; by default as many as fit into memory and still gain.
     """
 
     trials: tuple[Trial, ...]
@@ -155,6 +157,7 @@ class Pack:
     store: str
     study: str = ""
     attempts: dict[str, int] = field(default_factory=dict)
+    together: int | None = None
 
     def to_json(self) -> str:
         """Return the pack as one JSON document."""
@@ -168,6 +171,7 @@ class Pack:
                 "store": self.store,
                 "study": self.study,
                 "attempts": self.attempts,
+                "together": self.together,
             }
         )
 

@@ -42,8 +42,8 @@ class Rows:
 
     def __init__(self, slots: int):
         self.slots = slots
-        self._slot_of_row: list[int] | None = None
-        self._layouts: dict[tuple[tuple[int, ...], torch.device], Layout] = {}
+        self._slot_of_row: tuple[int, ...] | None = None
+        self._layouts: dict[tuple[tuple[int, ...], tuple[int, ...], torch.device], Layout] = {}
 
     @contextmanager
     def declared(self, slot_of_row: Tensor | Sequence[int]) -> Iterator[None]:
@@ -54,16 +54,15 @@ class Rows:
         InputFault
             For a slot that does not exist.
         """
-        slots = [int(slot) for slot in slot_of_row]
+        slots = tuple(int(slot) for slot in slot_of_row)
         wrong = sorted({slot for slot in slots if not 0 <= slot < self.slots})
         if wrong:
             raise InputFault(f"rows of slots {wrong} were declared, but the slots are 0 to {self.slots - 1}")
-        former = self._slot_of_row, self._layouts
-        self._slot_of_row, self._layouts = slots, {}
+        former, self._slot_of_row = self._slot_of_row, slots
         try:
             yield
         finally:
-            self._slot_of_row, self._layouts = former
+            self._slot_of_row = former
 
     def of(self, slots: tuple[int, ...], tensor: Tensor) -> Layout:
         """Find the rows of some slots in a tensor (B, ...).
@@ -85,19 +84,19 @@ class Rows:
                 f"rows() declared {len(self._slot_of_row)} rows, but the batch has {tensor.shape[0]}; "
                 "declare every row of the batch, guidance and prior rows included"
             )
-        key = slots, tensor.device
+        key = self._slot_of_row, slots, tensor.device
         if key not in self._layouts:
-            self._layouts[key] = self._find(slots, tensor.device)
+            self._layouts[key] = _layout(*key)
         return self._layouts[key]
 
-    def _find(self, slots: tuple[int, ...], device: torch.device) -> Layout:
-        assert self._slot_of_row is not None
-        own = [[row for row, owner in enumerate(self._slot_of_row) if owner == slot] for slot in slots]
-        present = tuple(place for place, rows in enumerate(own) if rows)
-        index = [row for rows in own for row in rows]
-        whole = index == list(range(len(self._slot_of_row)))
-        return Layout(
-            present,
-            tuple(len(own[place]) for place in present),
-            None if whole else torch.tensor(index, dtype=torch.long, device=device),
-        )
+
+def _layout(slot_of_row: tuple[int, ...], slots: tuple[int, ...], device: torch.device) -> Layout:
+    own = [[row for row, owner in enumerate(slot_of_row) if owner == slot] for slot in slots]
+    present = tuple(place for place, rows in enumerate(own) if rows)
+    index = [row for rows in own for row in rows]
+    whole = index == list(range(len(slot_of_row)))
+    return Layout(
+        present,
+        tuple(len(own[place]) for place in present),
+        None if whole else torch.tensor(index, dtype=torch.long, device=device),
+    )

@@ -25,6 +25,9 @@ def command(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Worker processes on the CPU; they share its cores.")
     ] = None,
+    pack: Annotated[
+        str, typer.Option(help="Trials that a worker trains together; auto: as many as fit into memory and still gain.")
+    ] = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and run nothing.")] = False,
 ) -> None:
     """Train and score every trial of a study that has no result yet, then print the ANOVA.
@@ -32,6 +35,7 @@ def command(
     What the study's section `tune` asks for is tuned first. A run may be interrupted at any moment; the same command
     goes on. Exit code 1 if trials of the study failed, or cannot be run because tuning them has failed.
     """
+    together = _together(pack)
     loaded = Study.load(study, store)
     if dry_run:
         print("\n".join(describe(loaded)))
@@ -41,7 +45,7 @@ def command(
         print(f"warning: {warning}", file=sys.stderr)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        outcome = loaded.run(only=only, limit=limit, workers=workers)
+        outcome = loaded.run(only=only, limit=limit, workers=workers, pack=together)
     except WorkerFault as fault:
         print(f"adapter-study: {fault}", file=sys.stderr)
         raise typer.Exit(1) from None
@@ -58,6 +62,14 @@ def command(
         print(f"cannot be run: {reason}", file=sys.stderr)
     if outcome.failed or outcome.impossible:
         raise typer.Exit(1)
+
+
+def _together(pack: str) -> int | None:
+    if pack == "auto":
+        return None
+    if pack.isdecimal() and int(pack) > 0:
+        return int(pack)
+    raise InputFault(f"got --pack {pack}, expected auto or a number of trials of at least 1")
 
 
 def _print_anova(study: Study) -> None:

@@ -52,7 +52,7 @@ def command(
     for warning in unknown_class(read.backbone, spec):
         warn(warning)
     with plain_warnings(), Steps(read.protocol.steps) as bar, _cache() as cache:
-        from study.pack import is_out_of_memory
+        from study.packing import is_out_of_memory
         from study.trained_adapter import train_adapter
 
         try:

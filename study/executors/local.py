@@ -28,6 +28,10 @@ WORKER = (sys.executable, "-m", "study.worker")
 STARTS = 3
 """Workers that may die one after another before any was ready; then it is the installation, not chance."""
 
+MEMORY = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=4294967296"
+"""Settings of glibc's memory for workers: what one step has freed is kept for the next. Given back to the system and
+asked for anew it costs a page fault every 4 KB, a tenth to a sixth of the time on the CPU. Other systems ignore it."""
+
 _TAIL = 5
 
 
@@ -176,6 +180,7 @@ class LocalExecutor:
         on_cpu = sum(name == "cpu" for name in self.devices)
         environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // max(1, on_cpu))))
         environment.setdefault("TOKENIZERS_PARALLELISM", "false")
+        environment.setdefault("GLIBC_TUNABLES", MEMORY)
         with log.open("a") as told:
             process = subprocess.Popen(
                 [*self.command, str(self.store.folder), "--device", device],

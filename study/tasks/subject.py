@@ -26,12 +26,32 @@ from study.backbones.names import unknown_words
 from study.config import Protocol
 from study.randomness import stream
 from study.sampling import sample, start_latents
-from study.scoring import AnyScorer, Scorer, score
+from study.scoring import AnyScorer, Features, encode, score
 from study.tasks.specs import TaskSpec
-from study.training import Batch, autocast, row_losses
+from study.training import Batch
 
 HELD_OUT_TIMESTEPS = 4
 """Timesteps a picture's held-out loss is taken at: the middles of as many equal parts of the schedule."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The pictures that a trial is to be judged by.
+
+    Attributes
+    ----------
+    prompts : one a picture, (N,).
+    described : the same without the rare token.
+    chosen : which of the task's prompts it is.
+    start : latents that they start from, (N, C, h, w).
+    seeds : the seed of each picture's start.
+    """
+
+    prompts: list[str]
+    described: list[str]
+    chosen: list[int]
+    start: Tensor
+    seeds: list[int]
 
 
 @dataclass
@@ -59,7 +79,7 @@ class SubjectTask:
     pictures : the real pictures, uint8 (N, size, size, 3).
     latents : theirs, (N, C, h, w).
     prior : latents of the class pictures, (P, C, h, w); none when the protocol gives the prior no weight.
-    real : scorer hash to features of the real pictures.
+    real : features of the real pictures.
     """
 
     spec: TaskSpec
@@ -67,7 +87,7 @@ class SubjectTask:
     pictures: np.ndarray
     latents: Tensor
     prior: Tensor
-    real: dict[str, Tensor] = field(default_factory=dict)
+    real: Features = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -105,47 +125,55 @@ class SubjectTask:
                 weight,
             )
 
-    @torch.no_grad()
-    def held_out_loss(self, precision: str) -> float:
-        """Mean denoising loss of the real pictures at fixed timesteps and noise, the same for all seeds of the task."""
-        backbone, times = self.backbone, HELD_OUT_TIMESTEPS
-        middles = ((torch.arange(times) * 2 + 1) * backbone.timesteps // (2 * times)).to(backbone.device)
-        context = self.backbone.embed([self.spec.instance_prompt] * times)
-        fixed = stream(0, self.key, "held-out noise")
-        losses = []
-        for latents in self.latents:
-            noise = torch.randn((times, *backbone.latent_shape), generator=fixed).to(backbone.device, backbone.dtype)
-            rows = Batch(latents.expand(times, -1, -1, -1), noise, middles, context, torch.ones_like(noise[:, 0, 0, 0]))
-            with autocast(backbone.device, precision):
-                losses.append(row_losses(backbone, rows))
-        return float(torch.cat(losses).double().mean())
+    def held_out(self) -> Batch:
+        """Make the rows of the held-out loss, which is their mean: the real pictures at fixed timesteps and noise.
 
-    @torch.no_grad()
-    def evaluate(self, seed: int, protocol: Protocol, scorers: dict[str, AnyScorer]) -> Evaluation:
-        """Generate the protocol's pictures, going round the prompts, and score them."""
-        count = protocol.pictures
-        start, seeds = start_latents(self.backbone, seed, self.key, "picture", count)
-        chosen = [index % len(self.spec.prompts) for index in range(count)]
-        prompts = [self.spec.prompt(index) for index in chosen]
-        latents = sample(
-            self.backbone,
-            self.backbone.embed(prompts),
-            start,
-            protocol.sampler,
-            protocol.sampling_steps,
-            protocol.guidance,
-            protocol.precision,
+        They are the same for all seeds of the task.
+        """
+        backbone, times, count = self.backbone, HELD_OUT_TIMESTEPS, len(self.latents)
+        middles = ((torch.arange(times) * 2 + 1) * backbone.timesteps // (2 * times)).to(backbone.device)
+        noise = torch.randn((count * times, *backbone.latent_shape), generator=stream(0, self.key, "held-out noise"))
+        return Batch(
+            self.latents.repeat_interleave(times, 0),
+            noise.to(backbone.device, backbone.dtype),
+            middles.repeat(count),
+            backbone.embed([self.spec.instance_prompt] * (count * times)),
+            self.latents.new_full((count * times,), 1 / (count * times)),
         )
-        pictures = self.backbone.decode(latents)
-        for scorer in scorers.values():
-            if isinstance(scorer, Scorer) and scorer.hash not in self.real:
-                self.real[scorer.hash] = scorer.images(self.pictures)
-        described = [self.spec.described(index) for index in chosen]
-        totals, single = score(pictures, chosen, described, scorers, self.real, self.spec.subject)
-        totals["loss_heldout"] = self.held_out_loss(protocol.precision)
+
+    def wanted(self, seed: int, protocol: Protocol) -> Wanted:
+        """Say by which pictures a trial is judged: the protocol's number of them, going round the prompts."""
+        start, seeds = start_latents(self.backbone, seed, self.key, "picture", protocol.pictures)
+        chosen = [index % len(self.spec.prompts) for index in range(protocol.pictures)]
+        prompts = [self.spec.prompt(index) for index in chosen]
+        return Wanted(prompts, [self.spec.described(index) for index in chosen], chosen, start, seeds)
+
+    def judge(
+        self,
+        wanted: Wanted,
+        pictures: np.ndarray,
+        features: Features,
+        scorers: dict[str, AnyScorer],
+        loss_heldout: float,
+    ) -> Evaluation:
+        """Score a trial.
+
+        Parameters
+        ----------
+        pictures : those that were wanted, uint8 (N, H, W, 3).
+        features : theirs.
+        """
+        missing = [scorer for scorer in scorers.values() if scorer.hash not in self.real]
+        self.real |= encode(self.pictures, missing)
+        totals, single = score(
+            pictures, features, wanted.chosen, wanted.described, scorers, self.real, self.spec.subject
+        )
+        totals["loss_heldout"] = loss_heldout
         images = [
             {"prompt": prompt, "prompt_index": index, "picture_seed": picture_seed, **scores}
-            for prompt, index, picture_seed, scores in zip(prompts, chosen, seeds, single, strict=True)
+            for prompt, index, picture_seed, scores in zip(
+                wanted.prompts, wanted.chosen, wanted.seeds, single, strict=True
+            )
         ]
         return Evaluation(totals, images, list(pictures))
 

@@ -121,13 +121,13 @@ def test_prompts_that_ask_for_other_looks_are_not_judged():
     fresh = known.drawings("boat")[:3]
     single = colour_fidelity(fresh, "boat")
     described = ["a photo of a boat on grass", "a photo of a Red boat", "a photo of a boat at night"]
-    totals, each = score(fresh, [0, 1, 2], described, {"colour": TrueColours()}, {}, "boat")
+    totals, each = score(fresh, {}, [0, 1, 2], described, {"colour": TrueColours()}, {}, "boat")
     assert [picture["colour"] for picture in each] == [single[0], None, single[2]]
     assert totals == {"colour": pytest.approx((single[0] + single[2]) / 2)}
-    nothing, _ = score(fresh, [1, 1, 1], described[1:2] * 3, {"colour": TrueColours()}, {}, "boat")
+    nothing, _ = score(fresh, {}, [1, 1, 1], described[1:2] * 3, {"colour": TrueColours()}, {}, "boat")
     assert math.isnan(nothing["colour"])
     with pytest.raises(InputFault, match="only subjects of the built-in world"):
-        score(fresh, [0, 1, 2], described, {"colour": TrueColours()}, {})
+        score(fresh, {}, [0, 1, 2], described, {"colour": TrueColours()}, {})
 
 
 @pytest.fixture

@@ -66,10 +66,10 @@ def worker():
 
 @pytest.fixture(scope="module")
 def run(root, models, spec, worker):
-    """Run designs as one pack and give their results in the order they came."""
+    """Run designs and give their results in the order they came."""
     tiny_hash = worker.backbone(models["backbone"], "float32").hash
 
-    def go(designs, protocol=PROTOCOL, worker=worker, sink=None, progress=None, **changes):
+    def go(designs, protocol=PROTOCOL, worker=worker, sink=None, progress=None, together=1, **changes):
         trials = tuple(
             Trial(
                 **{
@@ -86,7 +86,8 @@ def run(root, models, spec, worker):
             for design in designs
         )
         scores = {"clip_i": models["clip"], "clip_t": models["clip"], "dino_i": models["dino"]}
-        pack = Pack(trials, models["backbone"], {spec.name: spec}, scores, "all", str(root / "store"))
+        store = str(root / "store")
+        pack = Pack(trials, models["backbone"], {spec.name: spec}, scores, "all", store, together=together)
         results = []
         run_pack(Pack.from_json(pack.to_json()), worker, sink or results.append, progress)
         return results
@@ -227,7 +228,7 @@ def test_one_trial_s_misfortune_is_its_own(run, results, monkeypatch, error, sta
     def unlucky(*given):
         calls.append(given)
         if len(calls) == 2:
-            given[1][0].data.fill_(1)  # it had begun to train
+            given[1][0].parameters[0].data.fill_(1)  # it had begun to train
             raise error
         return train(*given)
 

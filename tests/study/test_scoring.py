@@ -5,7 +5,7 @@ from PIL import Image
 from transformers import CLIPModel, ResNetModel, ViTConfig, ViTImageProcessorPil, ViTModel
 
 from adapters.faults import InputFault
-from study.scoring import diversity, image_fidelity, load_scorer, prompt_fidelity, score
+from study.scoring import diversity, encode, image_fidelity, load_scorer, prompt_fidelity, score
 from tests.study import tiny
 
 
@@ -90,7 +90,7 @@ def test_a_trial_s_scores_are_the_means_over_its_pictures(clip, dino):
     scorers = {"clip_i": clip, "clip_t": clip, "dino_i": dino}
     described = ["a robot", "a robot on grass"] * 2
     features = {scorer.hash: scorer.images(real) for scorer in (clip, dino)}
-    totals, single = score(pictures, [0, 1, 0, 1], described, scorers, features)
+    totals, single = score(pictures, encode(pictures, scorers.values()), [0, 1, 0, 1], described, scorers, features)
     # Oracle: plain numpy on the features.
     seen = {s.hash: unit(s.images(pictures).double().numpy()) for s in (clip, dino)}
     known = {key: unit(value.double().numpy()) for key, value in features.items()}
@@ -109,18 +109,19 @@ def test_a_trial_s_scores_are_the_means_over_its_pictures(clip, dino):
 
 def test_a_picture_of_itself_scores_one(clip):
     picture = tiny.pictures()[:1]
-    totals, _ = score(picture, [0], ["a dog"], {"clip_i": clip}, {clip.hash: clip.images(picture)})
+    features = encode(picture, [clip])
+    totals, _ = score(picture, features, [0], ["a dog"], {"clip_i": clip}, features)
     assert totals["clip_i"] == pytest.approx(1, abs=1e-6)
 
 
 def test_a_scorer_without_text_cannot_judge_prompts(dino):
     with pytest.raises(InputFault, match="reads no text"):
-        score(tiny.pictures(), [0, 0, 0], ["a dog"] * 3, {"clip_t": dino}, {})
+        score(tiny.pictures(), encode(tiny.pictures(), [dino]), [0, 0, 0], ["a dog"] * 3, {"clip_t": dino}, {})
 
 
 def test_a_score_of_unknown_kind_is_refused(clip):
     with pytest.raises(InputFault, match="ending in _i"):
-        score(tiny.pictures(), [0, 0, 0], ["a dog"] * 3, {"beauty": clip}, {})
+        score(tiny.pictures(), {}, [0, 0, 0], ["a dog"] * 3, {"beauty": clip}, {})
 
 
 def test_a_broken_scorer_is_one_message(tmp_path):

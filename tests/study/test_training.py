@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from study.training import Batch, row_losses, train
+from study.training import Batch, Slot, row_losses, train
 
 
 class Line(nn.Module):
@@ -51,7 +51,7 @@ def by_hand(steps, learning_rate):
 
 def test_training_is_adamw_on_the_weighted_loss():
     line = Line(0.3)
-    trained = train(line, [line.slope], batches(), 25, 0.05)
+    trained = train(line, [Slot([line.slope], batches(), 0.05)], 25)[0]
     slope, losses = by_hand(25, 0.05)
     assert float(line.slope) == pytest.approx(slope, rel=1e-9)
     assert [row["loss"] for row in trained.curve] == pytest.approx(losses, rel=1e-9)
@@ -68,7 +68,7 @@ def test_row_losses_are_mean_squared_errors():
 
 def test_long_curves_are_thinned_to_means_of_equal_stretches():
     line = Line(0.3)
-    trained = train(line, [line.slope], batches(), 250, 0.01)
+    trained = train(line, [Slot([line.slope], batches(), 0.01)], 250)[0]
     _, losses = by_hand(250, 0.01)
     assert [row["step"] for row in trained.curve] == [*range(3, 250, 3), 250]
     assert trained.curve[1]["loss"] == pytest.approx(sum(losses[3:6]) / 3, rel=1e-9)
@@ -77,11 +77,11 @@ def test_long_curves_are_thinned_to_means_of_equal_stretches():
 def test_a_parameter_given_twice_is_refused():
     line = Line()
     with pytest.raises(ValueError, match="twice"):
-        train(line, [line.slope, line.slope], batches(), 1, 0.1)
+        train(line, [Slot([line.slope, line.slope], batches(), 0.1)], 1)
 
 
 def test_nothing_to_train_is_not_trained():
-    assert train(Line(), [], batches(), 5, 0.1).curve == []
+    assert train(Line(), [Slot([], batches(), 0.1)], 5)[0].curve == []
 
 
 def test_a_loss_that_is_not_finite_ends_the_training():
@@ -93,7 +93,7 @@ def test_a_loss_that_is_not_finite_ends_the_training():
             seen.append(step)
             yield Batch(batch.latents * (float("nan") if step == 14 else 1), *list(vars(batch).values())[1:])
 
-    trained = train(line, [line.slope], poisoned(), 1000, 0.1)
+    trained = train(line, [Slot([line.slope], poisoned(), 0.1)], 1000)[0]
     assert trained.diverged == "the loss is nan at step 14"
     assert trained.final_loss != trained.final_loss
     assert len(seen) == 20
@@ -101,11 +101,11 @@ def test_a_loss_that_is_not_finite_ends_the_training():
 
 def test_parameters_that_are_not_finite_are_a_divergence():
     line = Line(0.3)
-    trained = train(line, [line.slope], batches(), 1, float("inf"))
+    trained = train(line, [Slot([line.slope], batches(), float("inf"))], 1)[0]
     assert trained.diverged == "a parameter is not finite after step 1"
 
 
 def test_progress_is_told():
     line, told = Line(0.3), []
-    train(line, [line.slope], batches(), 25, 0.1, progress=told.append)
+    train(line, [Slot([line.slope], batches(), 0.1)], 25, progress=told.append)[0]
     assert told == [10, 20, 25]
