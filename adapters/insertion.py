@@ -18,6 +18,7 @@ from adapters.edits.delta import Delta
 from adapters.edits.edit import Edit
 from adapters.edits.rows import Rows
 from adapters.edits.stack import Stack
+from adapters.edits.tokens import SequenceTokens
 from adapters.faults import InputFault
 from adapters.layers import TEXT_ENCODER
 
@@ -70,11 +71,11 @@ class Insertion:
         self._regularised = [(s, edit) for s, edit in self._edits if isinstance(edit, Delta) and edit.regularised]
 
     def _stacks(self) -> Iterable[list[tuple[int, Edit]]]:
-        """Group the edits that are alike, in the order of the first of each."""
+        """Group the edits that are alike, in the order of the first of each; what others must be within comes last."""
         groups: dict[Hashable, list[tuple[int, Edit]]] = {}
         for slot, edit in self._edits:
             groups.setdefault((type(edit), edit.like), []).append((slot, edit))
-        return groups.values()
+        return sorted(groups.values(), key=lambda alike: _blocks_spanned(alike[0][1]))
 
     def parameters(self, slot: int = 0) -> list[nn.Parameter]:
         """Give the trained parameters of a slot, each once."""
@@ -143,6 +144,10 @@ class Insertion:
         while self._edits:
             self._edits.pop()[1].detach()
         self._regularised = []
+
+
+def _blocks_spanned(edit: Edit) -> int:
+    return len(edit.modules) if isinstance(edit, SequenceTokens) else 0
 
 
 def named_weights(denoiser: nn.Module, text_encoder: nn.Module | None = None) -> Iterator[tuple[str, Tensor]]:

@@ -1,4 +1,4 @@
-"""The denoiser's own parameters that some methods train in place, chosen by the type of the module that holds them.
+"""The denoiser's own parameters that some methods train, chosen by the type of the module that holds them.
 
 Never by a substring of a name: diffusers' DiT keeps embedders under names with "norm", 300.9 M parameters of XL/2.
 No torch at import.
@@ -6,13 +6,15 @@ No torch at import.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from adapters.layers import attentions
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from adapters.edits.edit import Edit
 
 
 def biases(denoiser: nn.Module) -> dict[str, nn.Parameter]:
@@ -42,6 +44,33 @@ def class_embedders(denoiser: nn.Module) -> dict[str, nn.Parameter]:
         for table in module.children()
     }
     return _held(denoiser, lambda module, name: isinstance(module, nn.Embedding) and id(module) not in others)
+
+
+def own_edits(denoiser: nn.Module, parameters: Mapping[str, nn.Parameter]) -> list[Edit]:
+    """Compile to one edit a parameter, in their order.
+
+    Parameters
+    ----------
+    denoiser
+        The denoiser.
+    parameters
+        Biases, weights of norms and class embedders, as the functions above give them.
+    """
+    from torch import nn
+
+    from adapters.edits.own import Bias, NormWeight, Table
+
+    holders: dict[int, list[nn.Module]] = {}
+    for module in denoiser.modules():
+        for parameter in module.parameters(recurse=False):
+            holders.setdefault(id(parameter), []).append(module)
+    edits: list[Edit] = []
+    for name, parameter in parameters.items():
+        modules = holders[id(parameter)]
+        weight = Table if isinstance(modules[0], nn.Embedding) else NormWeight
+        kind = Bias if name.rpartition(".")[2] == "bias" else weight
+        edits.append(kind(name, parameter, modules))
+    return edits
 
 
 def of_attentions(denoiser: nn.Module) -> dict[str, nn.Parameter]:

@@ -1,6 +1,6 @@
 """Speed and memory of every method, trained alone on the built-in model or another backbone.
 
-    python benchmarks/methods.py [--backbone micro-unet] [--budget 5%] [--steps 12] [--rounds 3] > methods.json
+    python -m benchmarks.methods [--backbone micro-unet] [--budget 5%] [--steps 12] [--rounds 3] > methods.json
 
 Every method runs in a process of its own, one after another, in several rounds, so that a slow moment of the machine
 falls on all alike. Prints one JSON document: the machine, the versions, and for each method the trained parameters, the
@@ -10,8 +10,6 @@ absolute speed: the protocol is a small one (4 pictures and 1 class picture a st
 
 import argparse
 import json
-import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -20,6 +18,8 @@ import tempfile
 import time
 from collections import defaultdict
 from pathlib import Path
+
+from benchmarks.common import machine, medians
 
 SIZED = ("lora", "dora", "krona", "tlora", "tlora_star", "vpt", "loha", "lokr", "oft", "boft", "hra", "hira")
 PLACED = {"method": "adapter", "input": "SA_in", "output": "FFN_in", "init": "zero_up"}
@@ -74,21 +74,6 @@ def measure(backbone: str, design: dict[str, str], steps: int) -> dict[str, floa
     }
 
 
-def machine() -> dict[str, object]:
-    """Say on what and with what this ran."""
-    from importlib.metadata import version
-
-    import torch
-
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {
-        "device": gpu or platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "versions": {name: version(name) for name in ("torch", "diffusers", "peft")},
-    }
-
-
 def main() -> None:
     """Run the comparison and print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -107,16 +92,14 @@ def main() -> None:
     compared = designs(given.budget)
     for round_ in range(given.rounds):
         for index, design in enumerate(compared):
-            command = [sys.executable, __file__, "--backbone", given.backbone, "--steps", str(given.steps)]
-            done = subprocess.run([*command, "--one", json.dumps(design)], capture_output=True, text=True, check=False)
+            asked = ["--backbone", given.backbone, "--steps", str(given.steps), "--one", json.dumps(design)]
+            command = [sys.executable, "-m", "benchmarks.methods", *asked]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 sys.exit(f"{design}: {done.stderr.strip().splitlines()[-1]}")
             found[index].append(json.loads(done.stdout))
             print(f"round {round_ + 1}: {design['method']}", file=sys.stderr)
-    rows = []
-    for index, design in enumerate(compared):
-        middle = {key: statistics.median(one[key] for one in found[index]) for key in found[index][0]}
-        rows.append({"design": design, **middle})
+    rows = [{"design": design, **medians(found[index])} for index, design in enumerate(compared)]
     for row in rows:
         for key in ("seconds_a_step", "peak_bytes"):
             row[f"{key}_ratio"] = row[key] / rows[0][key]

@@ -29,10 +29,11 @@ Steps = Callable[[int], AbstractContextManager[Callable[[], None]]]
 
 @dataclass
 class _Search:
-    """How far the search for a size is: the best size, its seconds for each trial's step, and whether it is over."""
+    """How far the search for a size is: the best size, its seconds for each trial's step, and what was tried last."""
 
     size: int = 0
     seconds: float = float("inf")
+    tried: int = 0
     over: bool = False
 
 
@@ -72,9 +73,12 @@ class Packing:
         self._limits[kind] = max(1, min(size // 2, self._limits.get(kind, LARGEST)))
 
     def _continue(self, search: _Search, count: int, steps: Steps) -> None:
-        """Double the size until memory or gain ends, or there are no more trials to try it with."""
+        """Double the size until memory or gain ends, or there are no more trials to try it with.
+
+        Gain ends when two sizes in a row bring none: of one, a busy machine may be the reason.
+        """
         base = _used(self._device)
-        while not search.over and (size := max(1, 2 * search.size)) <= count:
+        while not search.over and (size := max(1, 2 * search.tried)) <= count:
             reset_peak(self._device)
             try:
                 seconds = self._pace(size, steps)
@@ -83,18 +87,17 @@ class Packing:
                     raise
                 search.over = True
                 return
-            if seconds > (1 - GAIN) * search.seconds:
-                search.over = True
-                return
-            search.size, search.seconds = size, seconds
+            search.tried = size
+            if seconds < (1 - GAIN) * search.seconds:
+                search.size, search.seconds = size, seconds
             each = max(0, peak_bytes(self._device) - base) / size
-            search.over = 2 * size * each > _spare(self._device)
+            search.over = size >= 4 * search.size or 2 * size * each > _spare(self._device)
 
     def _pace(self, size: int, steps: Steps) -> float:
-        """Seconds of a step, for each of so many trials: the better of two after a first."""
+        """Seconds of a step, for each of so many trials: the best of three after a first."""
         taken = []
         with steps(size) as step:
-            for _ in range(3):
+            for _ in range(4):
                 start = time.perf_counter()
                 step()
                 if self._device.type == "cuda":

@@ -13,7 +13,6 @@ Definitions, for features of unit length
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -156,16 +155,10 @@ def _summary(output: Any) -> Tensor:
     return hidden[:, 0] if hidden.ndim == 3 else output.pooler_output.flatten(1)
 
 
-@cache
-def _pairwise_cosine() -> Any:
-    from torchmetrics.functional.pairwise import pairwise_cosine_similarity
-
-    return pairwise_cosine_similarity
-
-
 def cosines(left: Tensor, right: Tensor) -> Tensor:
     """Cosine of every row of `left` (N, D) with every row of `right` (M, D), in float64: (N, M)."""
-    return _pairwise_cosine()(left.double(), right.double())
+    unit = torch.nn.functional.normalize
+    return unit(left.double()) @ unit(right.double()).T
 
 
 def image_fidelity(generated: Tensor, real: Tensor) -> Tensor:

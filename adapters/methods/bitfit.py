@@ -10,7 +10,7 @@ from adapters import levels
 from adapters.budget import Count
 from adapters.designs import backbone_parameters, refuse_unknown_keys
 from adapters.faults import InputFault
-from adapters.own_parameters import biases, of_attentions
+from adapters.own_parameters import biases, of_attentions, own_edits
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,7 +32,7 @@ class BitFit:
 
     part: str = "all"
 
-    alone: ClassVar[bool] = True
+    alone: ClassVar[bool] = False
 
     @classmethod
     def from_design(cls, design: Mapping[str, Any]) -> BitFit:
@@ -58,10 +58,8 @@ class BitFit:
         return Count(trainable, backbone)
 
     def edits(self, denoiser: nn.Module, text_encoder: nn.Module | None = None) -> list[Edit]:
-        """Train the biases where they are."""
-        from adapters.edits.in_place import InPlace
-
-        return [InPlace(self._biases(denoiser))]
+        """Compile to one edit a bias."""
+        return own_edits(denoiser, self._biases(denoiser))
 
     def _biases(self, denoiser: nn.Module) -> dict[str, nn.Parameter]:
         found = biases(denoiser)

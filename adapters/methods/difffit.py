@@ -1,4 +1,4 @@
-"""Method ``difffit``: biases, norms and class embedder in place, and new factors on branch outputs (2304.06648).
+"""Method ``difffit``: own biases, norms and class embedder, and new factors on branch outputs (2304.06648).
 
 On diffusers' DiT-XL/2 the class embedder is 32,288,256 parameters, because all of the 28 blocks have a copy of its
 1,001 rows; the paper's 0.83 M have one, new, of 102 rows for the new classes. Where exactly the paper's factors are is
@@ -16,7 +16,7 @@ from adapters.budget import Count
 from adapters.designs import backbone_parameters, refuse_unknown_keys
 from adapters.faults import InputFault
 from adapters.layers import Layer, attentions, feed_forward_layers, projections, transformer_blocks
-from adapters.own_parameters import biases, class_embedders, norm_weights
+from adapters.own_parameters import biases, class_embedders, norm_weights, own_edits
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,7 +39,7 @@ class DiffFit:
 
     gamma: str = "blocks"
 
-    alone: ClassVar[bool] = True
+    alone: ClassVar[bool] = False
 
     @classmethod
     def from_design(cls, design: Mapping[str, Any]) -> DiffFit:
@@ -74,12 +74,11 @@ class DiffFit:
         return Count(trainable, backbone)
 
     def edits(self, denoiser: nn.Module, text_encoder: nn.Module | None = None) -> list[Edit]:
-        """Train the own parameters where they are, and scale the outputs; merged in this order."""
-        from adapters.edits.in_place import InPlace
+        """Compile to one edit an own parameter and one a vector of factors, which multiply what the former give."""
         from adapters.edits.scale import Scale
 
-        scaled = self._scaled(denoiser)
-        return [InPlace(_own(denoiser)), *(Scale(name, module, writer) for name, module, writer in scaled)]
+        factors = [Scale(name, module, writer) for name, module, writer in self._scaled(denoiser)]
+        return [*own_edits(denoiser, _own(denoiser)), *factors]
 
     def _scaled(self, denoiser: nn.Module) -> list[tuple[str, nn.Module, Layer]]:
         """List what is scaled: its name, itself, and the layer that writes its output."""

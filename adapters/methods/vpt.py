@@ -48,7 +48,7 @@ class Vpt:
     depth: str = "deep"
     place: str = "context"
 
-    alone: ClassVar[bool] = True
+    alone: ClassVar[bool] = False
 
     @classmethod
     def from_design(cls, design: Mapping[str, Any]) -> Vpt:

@@ -143,11 +143,9 @@ def load(
 
 
 def _pipeline(folder: Path, name: str, dtype: torch.dtype) -> Any:
-    quiet()
-    from diffusers import StableDiffusionPipeline
-
+    kind = pipeline_class()
     try:
-        pipeline = StableDiffusionPipeline.from_pretrained(
+        pipeline = kind.from_pretrained(
             folder,
             dtype=dtype,
             safety_checker=None,
@@ -165,6 +163,14 @@ def _pipeline(folder: Path, name: str, dtype: torch.dtype) -> Any:
         ) from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def pipeline_class() -> Any:
+    """Import StableDiffusionPipeline, quietly. All of diffusers and transformers comes with it, which takes seconds."""
+    quiet()
+    from diffusers import StableDiffusionPipeline
+
+    return StableDiffusionPipeline
 
 
 def quiet() -> None:

@@ -71,6 +71,8 @@ CASES = [
 ]
 STARTS_FIXED = {"difffit", "bitfit", "full", "oft", "boft", "ia3", "none"}
 """Methods that start at the backbone's own values, zeros or ones; all others draw."""
+ALONE = {"full", "loha", "lokr", "oft", "boft", "hra", "hira", "ia3"}
+"""Methods that change the denoiser itself; all others share it with other slots."""
 PLACED = [pytest.param(case, on, id=f"{case} on {on}") for case in CASES for on in case.on]
 everywhere = pytest.mark.parametrize(("case", "on"), PLACED)
 
@@ -210,6 +212,7 @@ def test_saved_and_loaded_is_the_same(case, denoiser, rows, tmp_path):
 @everywhere
 def test_packed_equals_alone(case, denoiser, rows, on):
     method = method_of(case.design)
+    assert method.alone == (case.design["method"] in ALONE)
     if method.alone:
         with pytest.raises(InputFault, match="alone"):
             insert(denoiser, [case.design, {"method": "none"}])

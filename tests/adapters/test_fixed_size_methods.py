@@ -1,4 +1,4 @@
-"""Methods that train the denoiser's own parameters: chosen by type, counted exactly, merged and put back exactly."""
+"""Methods that train the denoiser's own parameters: chosen by type, counted exactly, merged and taken off exactly."""
 
 import copy
 
@@ -131,11 +131,20 @@ def test_class_embedder_of_a_unet_is_tuned_and_a_table_of_timesteps_is_not():
     assert class_embedders(adaptive) == {}
 
 
-def test_parameters_that_are_shared_are_trained_once(unet):
+def test_parameters_that_are_shared_are_trained_once(unet, batch):
     shared = copy.deepcopy(unet)
-    shared.mid_block.resnets[0].conv2.bias = shared.mid_block.resnets[0].conv1.bias
-    once = count(unet, BITFIT).trainable - shared.mid_block.resnets[0].conv1.bias.numel()
+    resnet = shared.mid_block.resnets[0]
+    resnet.conv2.bias = resnet.conv1.bias
+    once = count(unet, BITFIT).trainable - resnet.conv1.bias.numel()
     assert count(shared, BITFIT).trainable == once
+    untouched, insertion = shared(**batch).sample, insert(shared, BITFIT)
+    with torch.no_grad():
+        dict(insertion.named_parameters())["mid_block.resnets.0.conv1.bias"].add_(0.1)
+    tuned = shared(**batch).sample
+    insertion.remove()
+    resnet.conv1.bias += 0.1
+    assert (tuned - untouched).abs().max() > 1e-3
+    torch.testing.assert_close(tuned, shared(**batch).sample, rtol=1e-12, atol=1e-12)
 
 
 def test_canonical_designs():
@@ -283,14 +292,15 @@ def test_factors_are_on_branches_and_projections_only_where_asked(unets):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_factors_stay_float32_and_compute_follows_the_tensor(unet, batch, dtype):
+def test_parameters_stay_float32_and_compute_follows_the_tensor(unet, batch, dtype):
     low = copy.deepcopy(unet).to(dtype)
     insertion = insert(low, DIFFFIT, seeded(0))
     output = low(**{n: v.to(dtype) if v.is_floating_point() else v for n, v in batch.items()}).sample
     output.float().square().mean().backward()
     assert output.dtype == dtype
-    gammas = {name: p for name, p in insertion.named_parameters() if name.endswith(".gamma")}
-    assert gammas and all(p.dtype == torch.float32 and p.grad.abs().max() > 0 for p in gammas.values())
+    assert all(p.dtype == torch.float32 and p.grad is not None for p in insertion.parameters())
+    gammas = [p for name, p in insertion.named_parameters() if name.endswith(".gamma")]
+    assert gammas and all(p.grad.abs().max() > 0 for p in gammas)
     assert all(value.dtype == dtype for value in insertion.merged().values())
 
 

@@ -234,3 +234,52 @@ def test_context_position_needs_text(unet):
     with pytest.raises(InputFault, match="encoder_hidden_states"):
         block(torch.zeros(1, 4, block.dim, dtype=torch.float64))
     insertion.remove()
+
+
+def smooth(*pair, **keys):
+    """An adapter none of whose units can be dead."""
+    return adapter(*pair, activation="silu", **keys)
+
+
+@pytest.mark.parametrize(
+    "designs",
+    [
+        [smooth(), smooth(), smooth("SA_in", "Trans_out")],
+        [{"method": "lora", "rank": 2}, {"method": "lora", "rank": 2}, smooth("CA_c", "CA_c")],
+        [{"method": "krona", "a1": 2, "a2": 2}, {"method": "dora", "rank": 1}, smooth("Res_in", "Res_out", width=1)],
+        [{"method": "tlora", "residual_rank": 1}] * 2 + [{"method": "tlora_star", "rank": 1}],
+    ],
+    ids=lambda designs: "+".join(design["method"] for design in designs),
+)
+def test_no_slot_sees_another_s_rows_or_parameters(unet, batch, designs):
+    owners = [0, 1, 2, 1]
+    insertion = insert(unet, designs, [seeded(slot) for slot in range(3)])
+    for slot in range(3):
+        move(insertion, slot)
+    inputs = {n: v.detach().clone().requires_grad_() if v.is_floating_point() else v for n, v in batch.items()}
+    trained = [insertion.parameters(slot) for slot in range(3)]
+    with insertion.rows(owners):
+        losses = unet(**inputs).sample.square().mean((1, 2, 3))
+    for slot in range(3):
+        own = [row for row, owner in enumerate(owners) if owner == slot]
+        wanted = [inputs["sample"], inputs["encoder_hidden_states"], *(p for each in trained for p in each)]
+        found = torch.autograd.grad(losses[own].sum(), wanted, retain_graph=True, allow_unused=True)
+        others = [row for row in range(4) if row not in own]
+        for gradient in found[:2]:
+            assert (gradient[others] == 0).all() and gradient[own].abs().max() > 0
+        rest = iter(found[2:])
+        for owner in range(3):
+            gradients = [next(rest) for _ in trained[owner]]
+            if owner == slot:
+                assert all(gradient is not None and gradient.abs().max() > 0 for gradient in gradients)
+            else:
+                assert all(gradient is None or (gradient == 0).all() for gradient in gradients)
+    insertion.remove()
+
+
+def move(insertion, slot):
+    """Move every parameter off its start, so that none is zero."""
+    generator = seeded(100 + slot)
+    with torch.no_grad():
+        for parameter in insertion.parameters(slot):
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)

@@ -143,7 +143,7 @@ def sections(**changes) -> dict:
 
 def test_a_study_may_have_colour_as_its_primary_score(root):
     checked = config.check(sections(scores={"clip_i": "scorer", "colour": "world"}, store=str(root / "s")), root)
-    pack = plan.packs(checked, plan.trials(checked, [])[:1], {}, "s", 1)[0]
+    pack = plan.packs(checked, plan.trials(checked, [])[:1], {}, "s")[0]
     assert checked.primary == "colour"
     assert Pack.from_json(pack.to_json()).scores["colour"] == "world"
 

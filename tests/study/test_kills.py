@@ -126,7 +126,7 @@ def test_finished_trials_of_a_pack_whose_worker_died_are_not_run_again(tmp_path,
     monkeypatch.setenv("FAKE_DEADLY", "silu")
     good = next(trial for trial in loaded.trials if trial.design.get("activation") == "relu")
     bad = next(t for t in loaded.trials if t.design.get("activation") == "silu" and t.task == good.task)
-    (pack,) = packs(loaded.config, [good, bad], {}, str(loaded.store.folder), size=2)
+    (pack,) = packs(loaded.config, [good, bad], {}, str(loaded.store.folder))
     executor = LocalExecutor(loaded.store, ["cpu"], command=fakes.COMMAND)
     (handle,) = executor.submit([pack])
     try:
@@ -151,7 +151,7 @@ def test_cancelled_packs_leave_no_file_and_no_process(tmp_path, monkeypatch):
     monkeypatch.setenv("FAKE_SECONDS", "30")
     loaded = Study.load(fakes.study_file(tmp_path))
     executor = LocalExecutor(loaded.store, ["cpu"], command=fakes.COMMAND)
-    handles = executor.submit(packs(loaded.config, loaded.trials[:3], {}, str(loaded.store.folder), size=1))
+    handles = executor.submit(packs(loaded.config, loaded.trials[:3], {}, str(loaded.store.folder)))
     assert wait_until(lambda: "running" in {state.name for state in executor.poll(0.1).values()})
     executor.cancel(handles)
     assert executor.poll(0.01) == {}
@@ -162,7 +162,7 @@ def test_cancelled_packs_leave_no_file_and_no_process(tmp_path, monkeypatch):
 
 def test_what_libraries_print_goes_to_the_log_and_one_pack_can_be_run_without_a_driver(tmp_path):
     loaded = Study.load(fakes.study_file(tmp_path))
-    (pack,) = packs(loaded.config, loaded.trials[:1], {}, str(loaded.store.folder), size=1)
+    (pack,) = packs(loaded.config, loaded.trials[:1], {}, str(loaded.store.folder))
     file = tmp_path / "pack.json"
     file.write_text(pack.to_json())
     command = [*fakes.COMMAND, str(loaded.store.folder), str(file)]

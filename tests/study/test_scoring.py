@@ -1,11 +1,16 @@
+import sys
+from pathlib import Path
+from subprocess import run
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchmetrics.functional.pairwise import pairwise_cosine_similarity
 from transformers import CLIPModel, ResNetModel, ViTConfig, ViTImageProcessorPil, ViTModel
 
 from adapters.faults import InputFault
-from study.scoring import diversity, encode, image_fidelity, load_scorer, prompt_fidelity, score
+from study.scoring import cosines, diversity, encode, image_fidelity, load_scorer, prompt_fidelity, score
 from tests.study import tiny
 
 
@@ -52,6 +57,22 @@ def test_fidelity_and_diversity_are_their_closed_forms():
     assert diversity(features, prompts) == pytest.approx(np.mean([1 - g[i] @ g[j] for i, j in pairs]), rel=1e-12)
     assert diversity(features, range(5)) == pytest.approx(np.mean([1 - g[i] @ g[j] for i, j in everyone]), rel=1e-12)
     assert np.isnan(diversity(features[:1], [0]))
+
+
+def test_cosines_are_those_of_torchmetrics():
+    draws = torch.Generator().manual_seed(0)
+    left, right = (torch.randn(count, 7, generator=draws) * 100 for count in (5, 3))
+    expected = pairwise_cosine_similarity(left.double(), right.double())
+    torch.testing.assert_close(cosines(left, right), expected, rtol=1e-14, atol=1e-15)
+
+
+def test_scoring_imports_no_plotting():
+    """Matplotlib and torchmetrics, which brings it, would add a tenth to every worker's start."""
+    code = (
+        "import sys, torch, study.scoring as s; x = s.load_scorer('micro-dino').images(torch.zeros(2, 64, 64, 3)"
+        ".byte().numpy()); s.image_fidelity(x, x); sys.exit(bool({'matplotlib', 'torchmetrics'} & set(sys.modules)))"
+    )
+    assert run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
 
 
 def test_clip_features_are_those_of_the_model_itself(root, clip):

@@ -124,16 +124,31 @@ def test_untuned_backbone_that_is_a_design_of_the_study_is_not_planned_twice(tmp
 
 
 def test_pack_survives_json(study):
-    for pack in plan.packs(study.config, study.trials, {study.trials[0].id: 1}, "/store", size=5):
+    for pack in plan.packs(study.config, study.trials, {study.trials[0].id: 1}, "/store", workers=3, together=5):
         again = Pack.from_json(pack.to_json())
         assert again == pack
         assert [trial.id for trial in again.trials] == [trial.id for trial in pack.trials]
+        assert again.together == 5
 
 
-def test_packs_hold_each_trial_once_and_never_mix_tasks_or_seeds(study):
-    packs = plan.packs(study.config, study.trials, {study.trials[0].id: 2}, "/store", size=5)
+@pytest.mark.parametrize("together", [None, 1, 3, 100])
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_packs_hold_each_trial_once_in_order_and_its_task(study, workers, together):
+    packs = plan.packs(study.config, study.trials, {study.trials[0].id: 2}, "/store", workers, together)
     assert [trial.id for pack in packs for trial in pack.trials] == [trial.id for trial in study.trials]
-    assert all(len({(trial.task, trial.seed) for trial in pack.trials}) == 1 for pack in packs)
-    assert max(len(pack.trials) for pack in packs) == 5
+    assert all(set(pack.tasks) == {trial.task for trial in pack.trials} for pack in packs)
     assert packs[0].attempts[study.trials[0].id] == 3
     assert packs[0].attempts[study.trials[1].id] == 1
+
+
+def test_several_workers_get_ever_smaller_packs_and_one_gets_all(study):
+    def sizes(workers, together=None):
+        return [len(pack.trials) for pack in plan.packs(study.config, study.trials, {}, "/s", workers, together)]
+
+    assert len(study.trials) == 52
+    assert sizes(1) == [52]
+    # By hand: a fourth of what is left, rounded up, and never fewer than four.
+    assert sizes(2) == [13, 10, 8, 6, 4, 4, 4, 3]
+    # Whole packs of the size that was asked for, the last aside.
+    assert sizes(2, together=5) == [10, 10, 5, 5, 5, 5, 5, 5, 2]
+    assert sizes(2, together=40) == [40, 12]

@@ -437,7 +437,7 @@ def test_tune_trials_survive_json_and_their_weights_are_not_kept(tmp_path):
     study = study_of(tmp_path, keep="all")
     fill(study, truth)
     for trials, keep in ((study.tune_trials, "none"), (study.trials, "all")):
-        for pack in plan.packs(study.config, trials, {}, "/store", size=3):
+        for pack in plan.packs(study.config, trials, {}, "/store", workers=2):
             assert pack.keep == keep and Pack.from_json(pack.to_json()) == pack
             assert [t.tunes for t in Pack.from_json(pack.to_json()).trials] == [t.tunes for t in pack.trials]
 
