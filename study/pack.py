@@ -28,7 +28,7 @@ from study.backbones.loading import Backbone, load
 from study.backbones.names import WORLD
 from study.config import Protocol
 from study.evaluation import evaluate
-from study.packing import Packing, is_out_of_memory, peak_bytes, reset_peak
+from study.packing import Packing, free, is_out_of_memory, peak_bytes, reset_peak
 from study.provenance import provenance
 from study.randomness import stream
 from study.scoring import AnyScorer, TrueColours, load_scorer
@@ -108,33 +108,26 @@ def run_pack(pack: Pack, worker: Worker, sink: Sink, progress: Progress | None =
     """
     ready = []
     for trial in pack.trials:
-        start = time.perf_counter()
         try:
             ready.append(_prepare(trial, pack, worker))
         except Exception as error:
-            sink(_failed(trial, error, worker, time.perf_counter() - start))
+            sink(_failed(trial, error, worker))
     queue = deque((part, len(part)) for part in _together(ready, pack, worker))
     while queue:
         part, asked = queue.popleft()
         start = time.perf_counter()
+        free(worker.device)
         reset_peak(worker.device)
         try:
             results = _run(part, pack, worker, progress)
         except Exception as error:
-            if worker.device.type == "cuda" and is_out_of_memory(error):
-                torch.cuda.empty_cache()
-            if len(part) == 1:
-                results = [_failed(part[0].trial, error, worker, 0.0)]
-            else:
+            if len(part) > 1:
                 log.warning("a pack of %d trials failed and is run in parts: %s", len(part), _reason(error))
-                if is_out_of_memory(error):
-                    worker.packing.too_large(_kind(part[0], pack), len(part))
-                    size = len(part) // 2
-                else:
-                    size = 1
+                size = _after(error, part, pack, worker)
                 parts = [part[begin : begin + size] for begin in range(0, len(part), size)]
                 queue.extendleft((smaller, asked) for smaller in reversed(parts))
                 continue
+            results = [_failed(part[0].trial, error, worker)]
         seconds = time.perf_counter() - start
         for slot, result in enumerate(results):
             result.columns |= {
@@ -157,12 +150,20 @@ def _prepare(trial: Trial, pack: Pack, worker: Worker) -> _Ready:
     return _Ready(trial, backbone, worker.task(spec, backbone, trial.protocol, pack.store), _size(backbone, trial))
 
 
-def _failed(trial: Trial, error: Exception, worker: Worker, seconds: float) -> TrialResult:
+def _failed(trial: Trial, error: Exception, worker: Worker) -> TrialResult:
     if not isinstance(error, InputFault):
         log.warning("%s failed", trial.label(), exc_info=error)
     status = "out_of_memory" if is_out_of_memory(error) else "failed"
-    columns = {**provenance(worker.device), "pack_size": 1, "pack_asked": 1, "slot": 0, "pack_seconds": seconds}
+    columns = {**provenance(worker.device), "pack_size": 1, "pack_asked": 1, "slot": 0}
     return TrialResult(trial, status, _reason(error), columns=columns)
+
+
+def _after(error: Exception, part: Sequence[_Ready], pack: Pack, worker: Worker) -> int:
+    """Say how many trials of a pack that failed to try together next."""
+    if not is_out_of_memory(error):
+        return 1  # so that the trial at fault fails alone
+    worker.packing.too_large(_kind(part[0], pack), len(part))
+    return len(part) // 2
 
 
 def _kind(ready: _Ready, pack: Pack) -> str:
@@ -179,7 +180,11 @@ def _together(ready: Sequence[_Ready], pack: Pack, worker: Worker) -> list[list[
         kinds.setdefault(own or _kind(each, pack), []).append(each)
     parts = []
     for kind, alike in kinds.items():
-        size = worker.packing.size(kind, pack.together, len(alike), partial(_steps, alike))
+        try:
+            size = worker.packing.size(kind, pack.together, len(alike), partial(_steps, alike))
+        except Exception as error:
+            log.warning("%d trials are run one by one, to find which is at fault: %s", len(alike), _reason(error))
+            size = 1
         count = -(-len(alike) // size)
         begins = [len(alike) * part // count for part in range(count + 1)]
         parts += [alike[begin:end] for begin, end in itertools.pairwise(begins)]

@@ -79,6 +79,7 @@ class Packing:
         """
         base = _used(self._device)
         while not search.over and (size := max(1, 2 * search.tried)) <= count:
+            free(self._device)
             reset_peak(self._device)
             try:
                 seconds = self._pace(size, steps)
@@ -111,6 +112,12 @@ def is_out_of_memory(error: Exception) -> bool:
     # torch's CPU allocator raises a plain RuntimeError.
     cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
     return cpu or isinstance(error, torch.OutOfMemoryError | MemoryError)
+
+
+def free(device: torch.device) -> None:
+    """Give memory of a GPU that torch keeps without need back, so that large pieces can be had again."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def reset_peak(device: torch.device) -> None:

@@ -62,8 +62,6 @@ class Stack:
     def add(self, target: Tensor, value: Tensor | None, owned: bool = False) -> Tensor:
         """Add what `apply` gave to the slots' rows of a tensor (B, ...); the other rows are as they were.
 
-        A value of one place, (R, 1, ...), is added everywhere in its row.
-
         Parameters
         ----------
         owned
@@ -75,7 +73,6 @@ class Stack:
         layout, value = self._layout(target), value.to(target.dtype)
         if layout.index is None:  # the function may have been given the tensor itself, and have kept it
             return target + value
-        value = value.expand(-1, *target.shape[1:])
         return (target if owned else target.clone()).index_add_(0, layout.index, value)
 
     def replace(self, target: Tensor, value: Tensor | None) -> Tensor:

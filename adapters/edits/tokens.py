@@ -69,7 +69,7 @@ class Tokens(ABC):
 
         def beside(tensor: Tensor) -> Beside | None:
             own = stack.apply(
-                lambda own, rows: own["tokens"].to(rows.dtype).expand(len(rows), -1, -1),
+                lambda slot, rows: slot["tokens"].to(rows.dtype).expand(len(rows), -1, -1),
                 tensor[:, :0],  # of the rows only their number matters
                 batched=False,
             )

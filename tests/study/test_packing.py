@@ -183,6 +183,19 @@ def test_a_design_that_does_not_fit_the_backbone_keeps_none_from_training(run):
     assert {result.columns["pack_size"] for result in results if result.status == "done"} == {2}
 
 
+def test_when_the_size_cannot_be_tried_the_trials_run_one_by_one(run, alone, monkeypatch):
+    from study import pack
+
+    def broken(alike, count):
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(pack, "_steps", broken)
+    results = run(DESIGNS[:2], None, worker=Worker("cpu"))
+    for one, other in zip(results, alone, strict=False):
+        assert_same(one, other, 1e-9)
+        assert one.columns["pack_size"] == 1
+
+
 class Machine:
     """A device on which a step of n trials takes `seconds(n)` and needs `each` bytes for each of them."""
 
