@@ -117,7 +117,7 @@ def test_diverged_training_is_told_and_writes_nothing(place):
 
 
 def test_too_little_memory_is_told_and_writes_nothing(place, monkeypatch):
-    def unlucky(*given):
+    def unlucky(*given, **named):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr("study.trained_adapter.train", unlucky)
