@@ -62,7 +62,8 @@ def _held_out_losses(
     parts = [task.held_out() for task in tasks]
     whose = torch.tensor([slot for slot, part in zip(slots, parts, strict=True) for _ in part.weight])
     size = at_once(backbone)
-    split = [getattr(joined(parts), each.name).split(size) for each in fields(Batch)]
+    whole = joined(parts)
+    split = [getattr(whole, each.name).split(size) for each in fields(Batch)]
     losses = []
     for own, *columns in zip(whose.split(size), *split, strict=True):
         with rows(own.tolist()), autocast(backbone.device, precision):

@@ -211,8 +211,9 @@ def _steps(alike: Sequence[_Ready], count: int) -> Iterator[Callable[[], None]]:
     """Give a training step of the first trials, without an update, to time it and see its memory."""
     part = alike[:count]
     with _inserted(part) as insertion:
-        owners = [slot for slot, each in enumerate(part) for _ in next(each.batches()).weight]
-        batch = joined([next(each.batches()) for each in part])
+        batches = [next(each.batches()) for each in part]
+        owners = [slot for slot, own in enumerate(batches) for _ in own.weight]
+        batch = joined(batches)
         parameters = [parameter for slot in range(len(part)) for parameter in insertion.parameters(slot)]
 
         def step() -> None:

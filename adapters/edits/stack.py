@@ -38,7 +38,7 @@ class Stack:
         ----------
         batched
             Whether slots with equally many rows go through the function at once. Not so for convolutions: with a
-            kernel for each slot they are grouped convolutions, which take twice as long as one after the other.
+            kernel for each slot they are grouped convolutions, which take up to twice as long as one after the other.
 
         Returns
         -------
