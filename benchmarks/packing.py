@@ -3,8 +3,8 @@
     python -m benchmarks.packing [--json] [--backbone micro-unet] [--packs 1 2 4 8 20] [--rounds 3] [--device cpu]
 
 The limit is the frozen backbone alone: forward, and backward to its input, no weight gradients, same precision, the
-best batch of a sweep. Two mixes of trials: the position pairs of the quick study, and LoRA, KronA and DiffFit; both
-with the quick study's rows, prior rows included. All of it is measured in as many processes as a study has workers (on
+best batch of a sweep. Three mixes of trials, all with the quick study's rows, prior rows included: its position pairs;
+LoRA, KronA and DiffFit, each in packs of its own, as a worker on the CPU packs them; and these three within one pack. All of it is measured in as many processes as a study has workers (on
 the CPU one a core, of one thread; on a GPU one), which do the same thing at the same time; samples a second are sums
 over them. Limit, one at a time and packs take turns, round after round, and medians are printed.
 
@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,18 @@ def mixes() -> dict[str, list[dict[str, Any]]]:
 
     position = {"method": "adapter", "activation": "relu", "init": "zero_up", "budget": "5%"}
     others = [{"method": "lora", "budget": "5%"}, {"method": "krona", "budget": "5%"}, {"method": "difffit"}]
+    interleaved = [others[index % 3] for index in range(len(PAIRS))]
     return {
         "pairs": [{**position, "input": read, "output": write} for read, write in PAIRS],
-        "methods": [others[index % 3] for index in range(len(PAIRS))],
+        "methods": sorted(interleaved, key=others.index),
+        "interleaved": interleaved,
     }
+
+
+def parted(name: str, designs: list[dict[str, Any]], size: int) -> list[list[dict[str, Any]]]:
+    """Part a mix into packs of at most so many; those of "methods" are of one method each."""
+    groups = [list(own) for _, own in groupby(designs, lambda each: name == "methods" and each["method"])]
+    return [own[begin : begin + size] for own in groups for begin in range(0, len(own), size)]
 
 
 class Bench:
@@ -278,9 +287,9 @@ def compare(given: argparse.Namespace) -> dict[str, Any]:
             measure(("limit", rows), "limit", [rows])
         for name, designs in mixes().items():
             for size in (1, *given.packs):
-                parts = [designs[begin : begin + size] for begin in range(0, len(designs), size)]
+                parts = parted(name, designs, size)
                 measure((name, "train", size), "train", parts)
-                measure((name, "evaluate", size), "evaluate", parts[: 4 if size == 1 else 1])
+                measure((name, "evaluate", size), "evaluate", parts[:: -(-len(parts) // 4)])
 
     def middle(*key: Any, of: str = "rate") -> float:
         return statistics.median(answer[of] for answer in seen[key])

@@ -162,14 +162,19 @@ def _after(error: Exception, part: Sequence[_Ready], pack: Pack, worker: Worker)
     """Say how many trials of a pack that failed to try together next."""
     if not is_out_of_memory(error):
         return 1  # so that the trial at fault fails alone
-    worker.packing.too_large(_kind(part[0], pack), len(part))
+    worker.packing.too_large(_kind(part[0], pack, worker), len(part))
     return len(part) // 2
 
 
-def _kind(ready: _Ready, pack: Pack) -> str:
-    """Say what trials must have in common to be trained together: backbone, protocol, learning rate aside."""
+def _kind(ready: _Ready, pack: Pack, worker: Worker) -> str:
+    """Say what trials must have in common to be trained together: backbone, protocol, learning rate aside.
+
+    On a CPU the method too, unless a number of trials was asked for. There large batches gain little, and edits that
+    are not alike, each on some of the rows, lose more than that (docs/performance.md).
+    """
     protocol = ready.trial.protocol.model_dump(mode="json", exclude={"learning_rate"})
-    return json.dumps([pack.backbone, protocol], sort_keys=True)
+    method = ready.trial.design["method"] if pack.together is None and worker.device.type == "cpu" else ""
+    return json.dumps([pack.backbone, protocol, method], sort_keys=True)
 
 
 def _together(ready: Sequence[_Ready], pack: Pack, worker: Worker) -> list[list[_Ready]]:
@@ -177,7 +182,7 @@ def _together(ready: Sequence[_Ready], pack: Pack, worker: Worker) -> list[list[
     kinds: dict[str, list[_Ready]] = {}
     for each in ready:
         own = f"alone {each.trial.id}" if method_of(each.trial.design).alone else ""
-        kinds.setdefault(own or _kind(each, pack), []).append(each)
+        kinds.setdefault(own or _kind(each, pack, worker), []).append(each)
     parts = []
     for kind, alike in kinds.items():
         try:

@@ -66,14 +66,16 @@ class Stack:
         ----------
         owned
             Whether the tensor was made by the module it came out of, which keeps nothing of it. Rows of it can then be
-            changed where they are, which saves a copy of the rows of all other slots.
+            changed where they are, which saves a copy of the rows of all other slots; but not so for a view, as a
+            linear layer's output is: the backward pass would copy the gradient of all of it.
         """
         if value is None:
             return target
         layout, value = self._layout(target), value.to(target.dtype)
         if layout.index is None:  # the function may have been given the tensor itself, and have kept it
             return target + value
-        return (target if owned else target.clone()).index_add_(0, layout.index, value)
+        in_place = owned and not target._is_view()
+        return (target if in_place else target.clone()).index_add_(0, layout.index, value)
 
     def replace(self, target: Tensor, value: Tensor | None) -> Tensor:
         """Put what `apply` gave in the place of the slots' rows of a tensor (B, ...)."""

@@ -1,6 +1,7 @@
 """Trials trained together give what each gives alone; one's misfortune is its own; the size of packs is found."""
 
 import contextlib
+import json
 import math
 
 import pytest
@@ -194,6 +195,19 @@ def test_when_the_size_cannot_be_tried_the_trials_run_one_by_one(run, alone, mon
     for one, other in zip(results, alone, strict=False):
         assert_same(one, other, 1e-9)
         assert one.columns["pack_size"] == 1
+
+
+def test_methods_are_not_mixed_on_a_cpu_unless_a_size_is_asked_for(run, monkeypatch):
+    mixed = [DESIGNS[0], {"method": "lora", "rank": 2}, DESIGNS[1], {"method": "lora", "rank": 1}, {"method": "bitfit"}]
+    own = Worker("cpu")
+    monkeypatch.setattr(own.packing, "size", lambda kind, asked, count, steps: min(asked or count, count))
+
+    def sizes(together):
+        return {json.dumps(r.trial.design): r.columns["pack_size"] for r in run(mixed, together, worker=own)}
+
+    automatic, asked = sizes(None), sizes(5)
+    assert [automatic[json.dumps(adapters.normalise(design))] for design in mixed] == [2, 2, 2, 2, 1]
+    assert set(asked.values()) == {5}
 
 
 class Machine:
