@@ -4,9 +4,10 @@
 
 The limit is the frozen backbone alone: forward, and backward to its input, no weight gradients, same precision, the
 best batch of a sweep. Three mixes of trials, all with the quick study's rows, prior rows included: its position pairs;
-LoRA, KronA and DiffFit, each in packs of its own, as a worker on the CPU packs them; and these three within one pack. All of it is measured in as many processes as a study has workers (on
-the CPU one a core, of one thread; on a GPU one), which do the same thing at the same time; samples a second are sums
-over them. Limit, one at a time and packs take turns, round after round, and medians are printed.
+LoRA, KronA and DiffFit, each in packs of its own, as a worker on the CPU packs them; and these three within one pack.
+All of it is measured in as many processes as a study has workers (on the CPU one a core, of one thread; on a GPU one),
+which do the same thing at the same time; samples a second are sums over them. Limit, one at a time and packs take
+turns, round after round, and medians are printed.
 
 `speedup_trial` is that of whole trials of the quick study's length, from the measured seconds of a training step and of
 an evaluation. With `--backbone arch:sd15` (any name that `adapter-study params` knows) the denoiser has random weights,
@@ -289,7 +290,7 @@ def compare(given: argparse.Namespace) -> dict[str, Any]:
             for size in (1, *given.packs):
                 parts = parted(name, designs, size)
                 measure((name, "train", size), "train", parts)
-                measure((name, "evaluate", size), "evaluate", parts[:: -(-len(parts) // 4)])
+                measure((name, "evaluate", size), "evaluate", parts[:: -(-len(parts) // 3)])
 
     def middle(*key: Any, of: str = "rate") -> float:
         return statistics.median(answer[of] for answer in seen[key])
