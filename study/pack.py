@@ -100,7 +100,8 @@ def run_pack(pack: Pack, worker: Worker, sink: Sink, progress: Progress | None =
     """Train and score the trials of a pack; each result goes to `sink` as soon as it is there.
 
     Whatever goes wrong within a trial becomes its status (`diverged`, `out_of_memory`, `failed`) with the reason; what
-    the sink raises, and an interruption, goes through.
+    the sink raises, and an interruption, goes through; so does a lack of memory for one trial where a larger pack ran
+    out of it before: a new worker has to try.
 
     Parameters
     ----------
@@ -114,7 +115,7 @@ def run_pack(pack: Pack, worker: Worker, sink: Sink, progress: Progress | None =
             sink(_failed(trial, error, worker))
     queue = deque((part, len(part)) for part in _together(ready, pack, worker))
     while queue:
-        part, asked = queue.popleft()
+        part, tried = queue.popleft()
         start = time.perf_counter()
         free(worker.device)
         reset_peak(worker.device)
@@ -125,15 +126,17 @@ def run_pack(pack: Pack, worker: Worker, sink: Sink, progress: Progress | None =
                 log.warning("a pack of %d trials failed and is run in parts: %s", len(part), _reason(error))
                 size = _after(error, part, pack, worker)
                 parts = [part[begin : begin + size] for begin in range(0, len(part), size)]
-                queue.extendleft((smaller, asked) for smaller in reversed(parts))
+                queue.extendleft((smaller, tried) for smaller in reversed(parts))
                 continue
+            if tried > 1 and is_out_of_memory(error):
+                raise  # larger packs may have left too little behind; a new worker decides
             results = [_failed(part[0].trial, error, worker)]
         seconds = time.perf_counter() - start
         for slot, result in enumerate(results):
             result.columns |= {
                 **provenance(worker.device),
                 "pack_size": len(part),
-                "pack_asked": asked,
+                "pack_asked": max(tried, pack.asked or 0),
                 "slot": slot,
                 "pack_seconds": seconds,
                 "peak_bytes": peak_bytes(worker.device),

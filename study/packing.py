@@ -1,5 +1,7 @@
 """How many trials a worker trains together: the most that fit into memory with head room and still gain."""
 
+import ctypes
+import gc
 import resource
 import sys
 import time
@@ -109,13 +111,19 @@ class Packing:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Say whether an error means that memory ran out, on a GPU or on the CPU."""
-    # torch's CPU allocator raises a plain RuntimeError.
-    cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    # On the CPU torch's allocator, oneDNN and C++ raise a plain RuntimeError.
+    cpu = isinstance(error, RuntimeError) and any(words in str(error) for words in _CPU_WORDS)
     return cpu or isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
+_CPU_WORDS = "DefaultCPUAllocator", "could not create a primitive", "could not create a memory object", "bad_alloc"
+
+
 def free(device: torch.device) -> None:
-    """Give memory of a GPU that torch keeps without need back, so that large pieces can be had again."""
+    """Give back what is kept without need: cycles of objects, which a failed step leaves, and memory that is free."""
+    gc.collect()
+    with suppress(AttributeError, OSError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
     if device.type == "cuda":
         torch.cuda.empty_cache()
 

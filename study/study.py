@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -310,8 +310,9 @@ class Study:
         tries = Counter(trial.id for trial in wanted)
         running: dict[str, Pack] = {}
 
-        def submit(trials: list[Trial]) -> None:
+        def submit(trials: list[Trial], asked: int | None = None) -> None:
             packs = plan.packs(self.config, trials, attempts, str(self.store.folder.resolve()), workers, together)
+            packs = [replace(pack, asked=asked) for pack in packs]
             running.update(zip(executor.submit(packs), packs, strict=True))
 
         submit(wanted)
@@ -326,7 +327,8 @@ class Study:
                 for trial in left:
                     if tries[trial.id] < TRIES:
                         tries[trial.id] += 1
-                        submit([trial])
+                        count = len(pack.trials)
+                        submit([trial], pack.asked or min(count, pack.together or count))
                     else:
                         result = TrialResult(trial, "failed", f"tried {TRIES} times; {state.reason}")
                         self.store.commit(result, self.config.name, pack.attempts[trial.id])

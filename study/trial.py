@@ -147,6 +147,8 @@ class Pack:
         The attempt number of each trial id; 1 where none is given.
     together : int, optional
         How many to train together, memory permitting; by default as many as fit into memory and still gain.
+    asked : int, optional
+        How many a worker that died was to train together at most, these trials among them.
     """
 
     trials: tuple[Trial, ...]
@@ -158,6 +160,7 @@ class Pack:
     study: str = ""
     attempts: dict[str, int] = field(default_factory=dict)
     together: int | None = None
+    asked: int | None = None
 
     def to_json(self) -> str:
         """Return the pack as one JSON document."""
@@ -172,6 +175,7 @@ class Pack:
                 "study": self.study,
                 "attempts": self.attempts,
                 "together": self.together,
+                "asked": self.asked,
             }
         )
 

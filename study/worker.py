@@ -111,10 +111,13 @@ def _fed(busy: threading.Event) -> Iterator[Path]:
 
 def trained_runtime(device: str | None) -> Runtime:
     """Return the runtime that trains for real; it keeps models and prepared tasks from pack to pack."""
+    # All that a trial needs is loaded before the worker says that it is ready, while there is memory for it.
+    import pyarrow.parquet  # noqa: F401
+
     from study.backbones.loading import pipeline_class
     from study.pack import Worker, run_pack
 
-    pipeline_class()  # before the worker says that it is ready, not within its first trial
+    pipeline_class()
     worker = Worker(device)
     return lambda pack, sink, progress: run_pack(pack, worker, sink, progress)
 

@@ -158,6 +158,20 @@ def test_when_memory_runs_out_the_pack_is_halved_and_nothing_is_lost(run, alone,
     assert sizes == [2, 2]
 
 
+def test_one_trial_without_memory_is_judged_by_a_worker_that_had_no_larger_pack(run, monkeypatch):
+    """After a larger pack took all memory, what is left to this process says nothing about a single trial."""
+    from study import pack
+
+    def short(*given):
+        raise RuntimeError("could not create a primitive")
+
+    monkeypatch.setattr(pack, "train", short)
+    with pytest.raises(RuntimeError, match="primitive"):
+        run(DESIGNS[:2], 2)
+    (result,) = run(DESIGNS[:1], 2)
+    assert (result.status, result.columns["pack_asked"]) == ("out_of_memory", 1)
+
+
 def test_a_trial_that_fails_fails_alone(run, alone, monkeypatch):
     from study import pack
 
