@@ -1,15 +1,13 @@
 """Analysis of variance by comparing models, right where cells are empty.
 
 A term's sum of squares is the difference of two least-squares fits and its degrees of freedom the difference of their
-ranks, so forbidden cells, failed runs and nested blocks need no special case (Type II as in R's ``car::Anova``). What
-this does not do: tests against factor × task, which a claim about new tasks needs; the table says so.
+ranks, so forbidden cells, failed runs and nested blocks need no special case (Type II as in R's ``car::Anova``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from itertools import combinations
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,30 +18,13 @@ from adapters.faults import InputFault
 from analysis import effect_sizes as es
 from analysis.anova_table import AnovaTable, ErrorTerm, TermRow
 from analysis.components import Connection, connect, connections
-from analysis.model import Design, Term, contains, name, sum_coded
-from analysis.sample import Sample, read_sample
+from analysis.declared import AUTO, RESIDUAL, Declared, declared
+from analysis.model import Design, Space, Term, contains, name, sum_coded
+from analysis.sample import Sample
+from analysis.sphericity import constant_within, epsilon
+from analysis.strata import Strata, with_block
 
-_COMPONENT = "component of the pair"  # the sample's own column; a space in it keeps it apart from columns of a store
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """The declared model: terms in order with their roles."""
-
-    blocks: tuple[Term, ...]
-    factors: tuple[Term, ...]
-    interactions: tuple[Term, ...]
-
-    @property
-    def terms(self) -> tuple[Term, ...]:
-        return (*self.blocks, *self.factors, *self.interactions)
-
-    @property
-    def columns(self) -> list[str]:
-        return list(dict.fromkeys(c for t in self.terms for c in t))
-
-    def role(self, term: Term) -> str:
-        return "block" if term in self.blocks else "factor" if term in self.factors else "interaction"
+COMPONENT = "component of the pair"  # the sample's own column; a space in it keeps it apart from columns of a store
 
 
 def anova(
@@ -53,8 +34,9 @@ def anova(
     blocks: Sequence[str] = (),
     interactions: str | Sequence[str] = "none",
     type: int = 2,
-    error: str = "auto",
+    error: str = AUTO,
     pair: tuple[str, str] | None = None,
+    nested: Mapping[str, str] | None = None,
 ) -> AnovaTable:
     """Analysis of variance of a response on categorical factors, any cell of which may be empty.
 
@@ -72,13 +54,20 @@ def anova(
         ``all`` means all two-way interactions of the factors.
     type : 1, 2 or 3
         1: each term after those before it (blocks, factors, interactions, in the order given). 2: each term after all
-        that do not contain it. 3: each after all others, in sum coding; only where the model has full rank.
-    error : "auto" or "residual"
-        What a term is tested against: the residual of the declared model. ``auto`` is the same.
+        that do not contain it. 3: each after all others, in sum coding; only where the model has full rank, and only
+        against the residual.
+    error : "auto", "residual" or the name of a block
+        What a term is tested against, and so what the answer holds for. ``residual``: what the declared model leaves;
+        for these tasks. A block, say ``task``: the term's interaction with it, which is added to the model for every
+        declared term; for new tasks too. ``auto``: ``task`` when it is a declared block of two levels or more, else
+        the residual.
     pair : (str, str), optional
         Two factors whose valid combinations are the real factor. Adds both, their interaction, a row ``pair`` (all
         valid combinations) and a row ``component``; both rows are adjusted for every term without the two. The rows of
         the two factors and of their interaction are then differences within components.
+    nested : mapping of str to str, optional
+        Factors that exist under some levels of another only, with that other: ``{"rank": "method"}``. They are tested
+        within its levels, in a row ``rank(method)``, and may be missing where they do not exist.
 
     Returns
     -------
@@ -89,165 +78,180 @@ def anova(
     Where two factors' cells fall into several components, a row ``component`` is there also without ``pair``: its
     degrees of freedom are not part of the two factors' own.
 
+    Tests against ``T:task`` on rows that are not balanced use a combination of mean squares and are marked
+    approximate. Several degrees of freedom are Greenhouse-Geisser corrected where there are tasks enough; where there
+    are not, ``p`` holds only if all differences vary equally from task to task, and ``p_conservative`` always.
+
     Raises
     ------
     InputFault
         Columns missing, text as response, nothing to fit, fewer rows than parameters, Type III without full rank.
     """
-    plan = _plan(factors, blocks, interactions, pair)
-    _check_settings(type, error, plan)
-    sample = read_sample(frame, response, plan.columns)
-    found = connections(sample, [t[0] for t in plan.factors])
+    plan = declared(factors, blocks, interactions, pair, nested)
+    if type not in (1, 2, 3):
+        raise InputFault(f"The type of sums of squares is 1, 2 or 3, not {type!r}.")
+    sample = plan.read(frame, response)
+    block = plan.error_block(error, sample)
+    if type == 3 and block is not None:
+        raise InputFault(
+            f"Type III is offered against the residual only: use --error residual, or --type 2 to test against "
+            f"factor × {name(block)}."
+        )
+    found = connections(sample, [t[0] for t in plan.factors if len(t) == 1])
     split = connect(sample, *pair) if pair else max(found, key=lambda c: len(c.components), default=None)
     if split is not None and split.split:
         sample = replace(
             sample,
-            codes={**sample.codes, _COMPONENT: split.of_row},
-            levels={**sample.levels, _COMPONENT: tuple(c.name for c in split.components)},
+            codes={**sample.codes, COMPONENT: split.of_row},
+            levels={**sample.levels, COMPONENT: tuple(c.name for c in split.components)},
         )
-    design = Design(sample)
-    nominal = {t: design.nominal_df(t, plan.terms, nested=t in plan.blocks) for t in plan.terms}
-    parameters = 1 + sum(nominal[t] for t in (*plan.blocks, *plan.factors))
-    if sample.n < parameters:
-        raise InputFault(
-            f"{sample.n} rows with a {response} are fewer than the model's {parameters} parameters "
-            f"(1 mean, {', '.join(f'{nominal[t]} for {name(t)}' for t in (*plan.blocks, *plan.factors))}). "
-            "Leave factors or blocks out, or run more trials."
-        )
-    test = _Test(design, plan, nominal, type)
-    rows = [test.declared(t) for t in plan.blocks]
-    if pair:
-        rows.append(test.marginal("pair", "factor", pair, pair))
-    if split is not None and split.split:
-        rows.append(test.marginal("component", "component", (_COMPONENT,), split.factors))
-    rows += [test.declared(t) for t in (*plan.factors, *plan.interactions)]
+    test = Comparisons(Design(sample), plan, type, block)
+    rows = test.rows(pair, split.factors if split is not None and split.split else None)
+    residual = test.strata
     return AnovaTable(
-        response=response, n=sample.n, n_missing=sample.n_missing, type=type, error="residual",
-        question=_question(frame, plan, sample), terms=tuple(rows),
-        residual={"df": test.df, "sum_sq": test.sum_sq}, components=tuple(c.to_dict() for c in found),
+        response=response, n=sample.n, n_missing=sample.n_missing, type=type, error=name(block) if block else RESIDUAL,
+        question=_question(frame, plan, sample, block), terms=tuple(rows),
+        residual={"df": residual.df, "sum_sq": residual.sum_sq}, components=tuple(c.to_dict() for c in found),
         notes=tuple(_notes(test, rows, split, error, frame)), ci={"level": es.LEVEL, "convention": es.CONVENTION},
         residuals=test.residuals, fitted=sample.y - test.residuals,
     )  # fmt: skip
 
 
-def declare(
-    frame: pd.DataFrame,
-    response: str,
-    factors: Sequence[str],
-    blocks: Sequence[str] = (),
-    interactions: str | Sequence[str] = "none",
-) -> tuple[Sample, tuple[Term, ...]]:
-    """Read a frame as :func:`anova` does: the sample and the terms of the declared model."""
-    plan = _plan(factors, blocks, interactions, None)
-    return read_sample(frame, response, plan.columns), plan.terms
+class Comparisons:
+    """The comparisons of one table.
 
+    Parameters
+    ----------
+    design
+        The models of the sample; where two factors are split, it has the column ``COMPONENT``.
+    plan
+        The declared model.
+    type
+        Of the sums of squares.
+    block
+        What terms are tested by their interaction with; None for the residual.
+    """
 
-def _names(value: str | Iterable[str]) -> list[str]:
-    return [value] if isinstance(value, str) else list(value)
-
-
-def _plan(
-    factors: Sequence[str], blocks: Sequence[str], interactions: str | Sequence[str], pair: tuple[str, str] | None
-) -> _Plan:
-    own = [f for f in _names(factors) if not (pair and f == "pair")]
-    own = list(dict.fromkeys([*(pair or ()), *own])) if pair else own
-    if not own:
-        raise InputFault("No factor was named; name at least one, for instance --factors input,output.")
-    if len(set(own)) < len(own):
-        raise InputFault(f"A factor is named twice: {', '.join(own)}.")
-    block_terms = [tuple(b.split(":")) for b in _names(blocks)]
-    for b in block_terms:
-        both = [c for c in b if c in own]
-        if both or len(set(b)) < len(b):
-            why = f"{both[0]!r} is a factor already" if both else "a column is named twice"
-            raise InputFault(f"The block {name(b)!r} cannot be used: {why}.")
-    if len({frozenset(b) for b in block_terms}) < len(block_terms):
-        raise InputFault(f"A block is named twice: {', '.join(map(name, block_terms))}.")
-    if interactions == "all":
-        crossed: list[Term] = list(combinations(own, 2))
-    elif interactions == "none":
-        crossed = []
-    else:
-        crossed = [_interaction(i, own) for i in _names(interactions)]
-    if pair and not any(set(t) == set(pair) for t in crossed):
-        crossed.append(pair)
-    unique = {frozenset(t): t for t in reversed(crossed)}
-    ordered = sorted((t for t in crossed if unique[frozenset(t)] is t), key=len)
-    return _Plan(tuple(block_terms), tuple((f,) for f in own), tuple(ordered))
-
-
-def _interaction(text: str, factors: Sequence[str]) -> Term:
-    term = tuple(text.split(":"))
-    strange = [c for c in term if c not in factors]
-    if strange or len(term) < 2 or len(set(term)) < len(term):
-        raise InputFault(
-            f"The interaction {text!r} cannot be used: it must join different factors with ':' "
-            f"(factors: {', '.join(factors)}), or be 'none' or 'all'."
-        )
-    return term
-
-
-def _check_settings(type: int, error: str, plan: _Plan) -> None:
-    if type not in (1, 2, 3):
-        raise InputFault(f"The type of sums of squares is 1, 2 or 3, not {type!r}.")
-    if error in ("auto", "residual"):
-        return
-    if error in [name(b) for b in plan.blocks]:
-        raise InputFault(
-            f"Testing against factor × {error} is not offered yet. Allowed: 'residual' or 'auto', which answer for the "
-            f"levels of {error} that were run, not for new ones."
-        )
-    raise InputFault(f"The error term {error!r} is neither 'auto' nor 'residual'.")
-
-
-class _Test:
-    """The comparisons of one table: all against the residual of the declared model."""
-
-    def __init__(self, design: Design, plan: _Plan, nominal: dict[Term, int], type: int) -> None:
-        self.design, self.plan, self.nominal, self.type = design, plan, nominal, type
+    def __init__(self, design: Design, plan: Declared, type: int, block: Term | None) -> None:
+        self.design, self.plan, self.type, self.block = design, plan, type, block
         sample = design.sample
-        self.full = design.space(plan.terms)
         self.y = sample.y - sample.y.mean()
-        self.residuals = self.full.residuals(self.y)
-        self.df = sample.n - self.full.rank
-        self.sum_sq = float(self.residuals @ self.residuals) if self.df else 0.0
+        terms = plan.terms
+        self.nominal = {
+            t: design.nominal_df(t, terms, nested=t in plan.blocks or t in plan.factors and len(t) > 1) for t in terms
+        }
+        self._check_size()
+        full = design.space(terms)
+        self.residuals = full.residuals(self.y)
+        self.strata = self._strata(terms)
         # A sum of squares below what rounding of the response itself can make is none at all.
         self.noise = sample.n * (np.finfo(float).eps * float(np.abs(sample.y).max())) ** 2
-        self.mean_sq = self.sum_sq / self.df if self.df else None
-        self.testable = self.mean_sq is not None and self.sum_sq > self.noise
         self.raw_negative: list[str] = []
-        if type == 3 and self.full.rank < 1 + sum(nominal.values()):
+        if type == 3 and full.rank < 1 + sum(self.nominal.values()):
             raise InputFault(
-                f"Type III needs every cell of the model filled: it has {1 + sum(nominal.values())} parameters, of "
-                f"which the rows determine {self.full.rank}. With empty cells there is no unique hypothesis; "
+                f"Type III needs every cell of the model filled: it has {1 + sum(self.nominal.values())} parameters, "
+                f"of which the rows determine {full.rank}. With empty cells there is no unique hypothesis; "
                 "use --type 2."
             )
-        self.coded = {t: sum_coded(sample, t) for t in plan.terms} if type == 3 else {}
-        if type == 3 and any(self.coded[t].shape[1] != nominal[t] for t in plan.terms):
+        self.coded = {t: sum_coded(sample, t) for t in terms} if type == 3 else {}
+        if type == 3 and any(self.coded[t].shape[1] != self.nominal[t] for t in terms):
             raise InputFault("Type III needs crossed terms with all their margins in the model; use --type 2.")
+
+    def _check_size(self) -> None:
+        main = {t: self.nominal[t] for t in (*self.plan.blocks, *self.plan.factors)}
+        parameters, sample = 1 + sum(main.values()), self.design.sample
+        if sample.n < parameters:
+            raise InputFault(
+                f"{sample.n} rows with a {sample.response} are fewer than the model's {parameters} parameters "
+                f"(1 mean, {', '.join(f'{df} for {self.plan.label(t)}' for t, df in main.items())}). "
+                "Leave factors or blocks out, or run more trials."
+            )
+
+    def rows(self, pair: tuple[str, str] | None, split: tuple[str, str] | None) -> list[TermRow]:
+        """The rows of the table: blocks, pair, component, factors, interactions."""
+        rows = [self.declared(t) for t in self.plan.blocks]
+        if pair:
+            rows.append(self.marginal("pair", "factor", pair, pair))
+        if split:
+            rows.append(self.marginal("component", "component", (COMPONENT,), split))
+        return rows + [self.declared(t) for t in (*self.plan.factors, *self.plan.interactions)]
+
+    def _within(self, term: Term) -> Term:
+        """The columns of a term that differ within blocks; all of them when nothing is tested against a block."""
+        if self.block is None:
+            return term
+        return tuple(c for c in term if not constant_within(self.design.sample, (c,), self.block))
+
+    def _strata(self, terms: Sequence[Term], whole: Sequence[Term] | None = None) -> Strata:
+        """The strata of a model. A term that differs between blocks only varies by the blocks themselves."""
+        if self.block is None:
+            return Strata(self.design, self.y, terms, (), whole)
+        asked = [t for t in terms if t not in self.plan.blocks]
+        random = with_block([self._within(t) for t in asked], self.block)
+        fixed = [t for t in terms if set(t) not in map(set, random)]
+        return Strata(self.design, self.y, fixed, random, whole)
+
+    def _holds(self, big: Term, small: Term) -> bool:
+        """Whether the space of one term holds another's: what is the same within blocks is in their space too."""
+        if self.block is not None and contains(big, self.block):
+            return contains(big, self._within(small))
+        return contains(big, small)
 
     def declared(self, term: Term) -> TermRow:
         """The row of a declared term, by the table's type."""
-        terms = self.plan.terms
-        role = self.plan.role(term)
+        role, label, terms = self.plan.role(term), self.plan.label(term), self.plan.terms
         if self.type == 3:
-            return self._row(name(term), role, self.nominal[term], self._drop(term), self.nominal[term], ())
-        others = terms[: terms.index(term)] if self.type == 1 else [t for t in terms if not contains(t, term)]
-        return self._compare(name(term), role, term, others, self.nominal[term])
+            error = self.strata.error({})
+            return self._row(label, role, self.nominal[term], self._drop(term), self.nominal[term], (), error)
+        holds = contains if role == "block" else self._holds
+        others = terms[: terms.index(term)] if self.type == 1 else self.strata.terms
+        others = [t for t in others if not holds(t, term)]
+        return self._compare(label, role, term, others, self.nominal[term], self.strata, terms)
 
     def marginal(self, label: str, role: str, term: Term, without: tuple[str, str]) -> TermRow:
         """A row adjusted for the terms that have neither of two factors."""
-        others = [t for t in self.plan.terms if not set(t) & set(without)]
-        cells = self.design.sample.cells(term).count
-        return self._compare(label, role, term, others, cells - 1)
+        apart = [t for t in self.plan.terms if not set(t) & set(without)]
+        inside = [t for t in self.plan.terms if set(t) <= set(without)]
+        fixed = [*(t for t in self.plan.terms if t not in inside), term]
+        strata = self._strata(fixed, self.strata.terms)
+        others = [t for t in strata.terms if not set(t) & {*without, *term}]
+        nominal = self.design.sample.cells(term).count - 1
+        return self._compare(label, role, term, others, nominal, strata, [*apart, term])
 
-    def _compare(self, label: str, role: str, term: Term, others: Iterable[Term], nominal: int) -> TermRow:
+    def _compare(
+        self, label: str, role: str, term: Term, others: Iterable[Term], nominal: int, strata: Strata,
+        model: Sequence[Term],
+    ) -> TermRow:  # fmt: skip
         others = list(others)
         small, large = self.design.space(others), self.design.space([*others, term])
         df = large.rank - small.rank
-        change = small.residuals(self.y) - large.residuals(self.y) if df else np.zeros(1)
-        aliased = self.design.aliased(term, others, nominal - df) if df < nominal else []
-        return self._row(label, role, df, float(change @ change), nominal, aliased)
+        if not df:
+            aliased = self._aliased(term, others, nominal)
+            return self._row(label, role, 0, 0.0, nominal, aliased, ErrorTerm(RESIDUAL, strata.df, None))
+        change = small.residuals(self.y) - large.residuals(self.y)
+        aliased = self._aliased(term, others, nominal - df) if df < nominal else []
+        if role == "block" and self.block is not None:
+            error, spherical = ErrorTerm(RESIDUAL, strata.df, None), None
+        else:
+            error = strata.error(strata.loads_between(small, large, df))
+            spherical = self._spherical(term, small, df, model, error)
+        return self._row(label, role, df, float(change @ change), nominal, aliased, error, spherical)
+
+    def _aliased(self, term: Term, others: list[Term], missing: int) -> list[str]:
+        known = "aliased", term, tuple(others)
+        return self.design.once(known, lambda: self.design.aliased(term, others, missing))  # type: ignore[no-any-return]
+
+    def _spherical(
+        self, term: Term, small: Space, df: int, model: Sequence[Term], error: ErrorTerm
+    ) -> float | None:  # fmt: skip
+        """ε of a term; 1 where it needs none, None where it is not known."""
+        within = self._within(term)
+        if self.block is None or error.term == RESIDUAL or not within:
+            return 1.0
+        if within != term:  # its effects differ from block to block as those of what differs within blocks do
+            small = self.design.space(t for t in self.strata.terms if not self._holds(t, within))
+            df = self.design.space([*small.terms, within]).rank - small.rank
+        return 1.0 if df == 1 else epsilon(self.design, self.y, within, small, df, model, self.block)
 
     def _drop(self, term: Term) -> float:
         """Type III: what the fit loses without the term's own sum-coded columns."""
@@ -260,31 +264,40 @@ class _Test:
         return float(change @ change)
 
     def _row(
-        self, label: str, role: str, df: int, sum_sq: float, nominal: int, aliased: Sequence[str]
+        self, label: str, role: str, df: int, sum_sq: float, nominal: int, aliased: Sequence[str], error: ErrorTerm,
+        spherical: float | None = 1.0,
     ) -> TermRow:  # fmt: skip
         mean_sq = sum_sq / df if df else None
         values: dict[str, Any] = dict.fromkeys(
-            ["F", "p", "partial_eta_sq", "partial_eta_sq_ci", "omega_sq", "epsilon_sq"]
+            ["F", "p", "p_conservative", "epsilon", "partial_eta_sq", "partial_eta_sq_ci", "omega_sq", "epsilon_sq"]
         )
-        if mean_sq is not None and self.testable and self.mean_sq is not None:
-            f = mean_sq / self.mean_sq
-            omega, epsilon = es.omega_sq(f, df, self.df), es.epsilon_sq(f, df, self.df)
+        if mean_sq is not None and error.mean_sq is not None and error.mean_sq * error.df > self.noise:
+            f = mean_sq / error.mean_sq
+            omega, shrunk = es.omega_sq(f, df, error.df), es.epsilon_sq(f, df, error.df)
             if omega < 0:
-                self.raw_negative.append(f"{label} omega² {omega:.4f}, epsilon² {epsilon:.4f}")
+                self.raw_negative.append(f"{label} omega² {omega:.4f}, epsilon² {shrunk:.4f}")
+            factor = 1.0 if spherical is None else spherical
+            bound = None if spherical is not None else float(f_distribution.sf(f, 1, error.df / df))
             values = {
-                "F": f, "p": float(f_distribution.sf(f, df, self.df)),
-                "partial_eta_sq": es.partial_eta_sq(f, df, self.df),
-                "partial_eta_sq_ci": es.partial_eta_sq_interval(f, df, self.df),
-                "omega_sq": max(0.0, omega), "epsilon_sq": max(0.0, epsilon),
+                "F": f, "p": float(f_distribution.sf(f, factor * df, factor * error.df)), "p_conservative": bound,
+                "epsilon": None if spherical == 1.0 else spherical,
+                "partial_eta_sq": es.partial_eta_sq(f, df, error.df),
+                "partial_eta_sq_ci": es.partial_eta_sq_interval(f, df, error.df),
+                "omega_sq": max(0.0, omega), "epsilon_sq": max(0.0, shrunk),
             }  # fmt: skip
         return TermRow(
             term=label, role=role, df=df, df_nominal=nominal, sum_sq=sum_sq if df else 0.0, mean_sq=mean_sq,
-            p_conservative=None, epsilon=None, error=ErrorTerm("residual", self.df, self.mean_sq),
-            estimable=df == nominal, aliased=tuple(aliased), **values,
+            error=error, estimable=df == nominal, aliased=tuple(aliased), **values,
         )  # fmt: skip
 
 
-def _question(frame: pd.DataFrame, plan: _Plan, sample: Sample) -> str:
+def _question(frame: pd.DataFrame, plan: Declared, sample: Sample, block: Term | None) -> str:
+    if block is not None:
+        label, count = name(block), sample.cells(block).count
+        return (
+            f"Which settings differ in {sample.response} on new levels of {label}, of which these {count} are a "
+            f"sample? Every term is tested against its interaction with {label}."
+        )
     tasks = 0
     if "task" in sample.levels:
         tasks = len(sample.levels["task"])
@@ -302,12 +315,14 @@ def _question(frame: pd.DataFrame, plan: _Plan, sample: Sample) -> str:
 
 
 def _notes(
-    test: _Test, rows: Sequence[TermRow], split: Connection | None, error: str, frame: pd.DataFrame
+    test: Comparisons, rows: Sequence[TermRow], split: Connection | None, error: str, frame: pd.DataFrame
 ) -> Iterable[str]:
-    columns = test.design.sample.levels
-    if error == "auto":
-        new = "; it answers on these tasks, not on new tasks" if len(columns.get("task", ())) >= 2 else ""
-        yield f"Error 'auto' was taken as 'residual': the residual of the declared model, nothing added{new}."
+    columns, block, strata = test.design.sample.levels, test.block, test.strata
+    if error == AUTO:
+        if block is None:
+            yield "Error 'auto' was taken as 'residual': the residual of the declared model, nothing added."
+        else:
+            yield f"Error 'auto' was taken as '{name(block)}'; --error residual answers for these tasks alone."
     if "task" in frame.columns and frame["task"].nunique() >= 2 and "task" not in columns:
         yield "The rows come from several tasks and task is not a block: differences between tasks are in the residual."
     if split is not None and split.split:
@@ -319,9 +334,37 @@ def _notes(
     for column, levels in columns.items():
         if len(levels) == 1:
             yield f"{column} has the single level {levels[0]!r}: it has no effect to test."
-    if test.df == 0:
+    if block is None and strata.df == 0:
         yield "The model uses up every degree of freedom: no residual is left, so nothing can be tested."
-    elif not test.testable:
+    elif block is None and strata.sum_sq <= test.noise:
         yield "The model reproduces the response exactly: there is no residual to test against."
+    if block is not None:
+        yield from _notes_on_error(rows, name(block))
     if test.raw_negative:
         yield "Negative estimates are given as 0; raw: " + "; ".join(test.raw_negative) + "."
+
+
+def _notes_on_error(rows: Sequence[TermRow], block: str) -> Iterable[str]:
+    asked = [row for row in rows if row.role != "block" and row.df]
+    untested = [row.term for row in asked if row.F is None]
+    if untested:
+        yield (
+            f"Not tested, because the rows do not tell how much they vary with {block}: {', '.join(untested)}. "
+            "--error residual answers for these levels alone."
+        )
+    bounded = [row.term for row in asked if row.p_conservative is not None]
+    if bounded:
+        yield (
+            f"p of {', '.join(bounded)} holds only if all differences vary equally with {block}, which cannot be seen "
+            f"here (it needs as many levels of {block} as degrees of freedom and one more, with every cell filled); "
+            "p_conservative, the Greenhouse-Geisser lower bound, holds always and decides here."
+        )
+    corrected = [f"{row.term} {row.epsilon:.2f}" for row in asked if row.epsilon is not None]
+    if corrected:
+        yield f"p is Greenhouse-Geisser corrected; epsilon: {', '.join(corrected)}."
+    rough = [row.term for row in asked if row.error.approximate]
+    if rough:
+        yield (
+            f"Approximate, since the rows are not balanced: the error of {', '.join(rough)} is combined from several "
+            "mean squares (Satterthwaite)."
+        )

@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from analysis.result import Result
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
 class ErrorTerm:
-    """What a term is tested against."""
+    """What a term is tested against; `mean_sq` is None when the data cannot give it."""
 
     term: str
-    df: int
+    df: float
     mean_sq: float | None
     approximate: bool = False
 
@@ -33,8 +35,14 @@ class TermRow:
         ``block``, ``factor``, ``component`` or ``interaction``.
     df, df_nominal : int
         Estimable degrees of freedom, and those the term would have with every cell filled.
-    p_conservative, epsilon : float or None
-        Lower-bound p and Greenhouse-Geisser ε; None against the residual, which needs no sphericity.
+    p : float or None
+        Greenhouse-Geisser corrected where ``epsilon`` is given. Where ``p_conservative`` is, it holds only if all
+        differences vary equally from block to block.
+    p_conservative : float or None
+        Lower-bound p, where several degrees of freedom are tested against their interaction with a block and ε cannot
+        be estimated.
+    epsilon : float or None
+        Greenhouse-Geisser ε; None where none is needed (the residual, one degree of freedom) or known.
     partial_eta_sq_ci : (low, high) or None
         At the level and in the convention of the table's ``ci``.
     omega_sq, epsilon_sq : float or None
@@ -63,9 +71,14 @@ class TermRow:
     estimable: bool
     aliased: tuple[str, ...]
 
+    @property
+    def p_decisive(self) -> float | None:
+        """The p that a claim rests on: the conservative one where the other's assumption cannot be checked."""
+        return self.p if self.p_conservative is None else self.p_conservative
+
 
 @dataclass(frozen=True)
-class AnovaTable:
+class AnovaTable(Result):
     """An analysis of variance.
 
     ``residuals`` and ``fitted`` (both (n,)) are there for diagnostic plots and are not part of the JSON.
@@ -136,15 +149,22 @@ def p_text(p: float | None) -> str:
     return "< .0001" if p < 1e-4 else f"{p:.4f}".lstrip("0") if p < 1 else "1"
 
 
+def df_text(df: float) -> str:
+    """Degrees of freedom: whole ones without decimals."""
+    return str(int(df)) if float(df).is_integer() else f"{df:.1f}"
+
+
 def _sentence(row: TermRow, response: str) -> str:
     what = {"component": "The component", "interaction": f"The interaction {row.term}"}.get(row.role, row.term)
     part = "" if row.estimable else f" ({row.df} of {row.df_nominal} degrees of freedom are estimable)"
     if row.df == 0:
         return f"{what} cannot be told apart from the other terms{part}."
-    if row.p is None or row.partial_eta_sq is None:
+    p = row.p_decisive
+    if p is None or row.partial_eta_sq is None:
         return f"{what} cannot be tested: nothing is left to measure the error with{part}."
-    verdict = "makes a difference to" if row.p < 0.05 else "shows no clear difference in"
+    verdict = "makes a difference to" if p < 0.05 else "shows no clear difference in"
+    bound = " (lower bound)" if row.p_conservative is not None else ""
     return (
-        f"{what} {verdict} {response}: F({row.df}, {row.error.df}) = {row.F:.3g}, p {'' if row.p < 1e-4 else '= '}"
-        f"{p_text(row.p)}, partial eta² = {row.partial_eta_sq:.2f}{part}."
+        f"{what} {verdict} {response}: F({row.df}, {df_text(row.error.df)}) = {row.F:.3g} against {row.error.term}, p "
+        f"{'' if p < 1e-4 else '= '}{p_text(p)}{bound}, partial eta² = {row.partial_eta_sq:.2f}{part}."
     )

@@ -1,89 +1,25 @@
 """Means of factor levels and of their valid combinations, with intervals; nothing is given for a forbidden cell.
 
 Means come from a linear model with the blocks taken out (blocks count equally). A mean that the data do not determine
-(L ≠ L·X⁺X, Searle 1971 §5.4) is NaN and marked ``estimable`` False. The standard error is the model's residual, so an
-interval speaks about these tasks, not about new ones; intervals are each on its own, not simultaneous.
+is NaN and marked ``estimable`` False. Standard errors come from the residual, so that an interval speaks about these
+tasks; or from the interaction with a block, ``task``, for new ones: what the levels of the block have in common is then
+no part of them, since it is the same for all that is compared. Intervals are each on its own, not simultaneous.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations, product
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
 from scipy.stats import t as t_distribution
 
 from adapters.faults import InputFault
-from analysis.anova_fit import declare
-from analysis.model import Design, Term, cross_counts, maximal
-from analysis.sample import Sample
+from analysis.declared import AUTO, declared, names
+from analysis.linear import Fit
 
 LEVEL = 0.95
-
-
-class _Fit:
-    """A least-squares fit of which linear functions of the one-hot coefficients can be asked for."""
-
-    def __init__(self, sample: Sample, terms: Sequence[Term]) -> None:
-        self.sample = sample
-        self.terms = maximal(terms)
-        space = Design(sample).space(terms)
-        self.df = sample.n - space.rank
-        self.centre = float(sample.y.mean())
-        y = sample.y - self.centre
-        residuals = space.residuals(y)
-        self.variance = float(residuals @ residuals) / self.df if self.df else np.nan
-        cells = [sample.cells(t) for t in self.terms]
-        self.start = dict(zip(self.terms, np.cumsum([0, *(c.count for c in cells)])[:-1].tolist(), strict=True))
-        self.width = sum(c.count for c in cells)
-        codes = [c.codes + self.start[t] for t, c in zip(self.terms, cells, strict=True)]
-        gram = np.zeros((self.width, self.width))
-        for a, b in product(codes, codes):
-            gram += cross_counts(a, self.width, b, self.width)
-        self.scale = 1 / np.sqrt(np.diag(gram))
-        values, vectors = np.linalg.eigh(gram * self.scale[:, None] * self.scale[None, :])
-        keep = values > 1e-9 * max(1, len(self.terms))
-        self.basis, self.values = vectors[:, keep], values[keep]
-        fitted = y - residuals
-        right = sum(np.bincount(c, fitted, minlength=self.width) for c in codes) * self.scale
-        self.beta = self.basis @ ((self.basis.T @ right) / self.values)
-
-    def estimate(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Values, standard errors and estimability of ``weights`` (k, width) @ coefficients; NaN rows stay NaN."""
-        scaled = weights * self.scale
-        known = scaled @ self.basis
-        off = np.linalg.norm(scaled - known @ self.basis.T, axis=1)
-        estimable = off <= 1e-7 * np.maximum(np.linalg.norm(scaled, axis=1), 1e-300)
-        value = scaled @ self.beta
-        error = np.sqrt(self.variance * ((known**2) / self.values).sum(axis=1))
-        return np.where(estimable, value, np.nan), np.where(estimable, error, np.nan), estimable
-
-    def weights(self, of: Sequence[str], key: Sequence[int], factors: Sequence[str], over: str) -> np.ndarray | None:
-        """Weights of the mean at one combination of ``of``; None when it needs the coefficient of an empty cell."""
-        row = np.zeros(self.width)
-        fixed = dict(zip(of, key, strict=True))
-        for term in self.terms:
-            cells, start = self.sample.cells(term), self.start[term]
-            if not set(term) & set(factors):
-                row[start : start + cells.count] = 1 / cells.count
-                continue
-            if over == "levels":
-                at = np.ones(cells.count, dtype=bool)
-                for k, c in enumerate(term):
-                    if c in fixed:
-                        at &= cells.levels[:, k] == fixed[c]
-                if at.sum() < np.prod([len(self.sample.levels[c]) for c in term if c not in fixed], dtype=int):
-                    return None
-                row[start : start + cells.count] = at / at.sum()
-            else:
-                valid = self.sample.cells(tuple(factors)).levels
-                for c, v in fixed.items():
-                    valid = valid[valid[:, list(factors).index(c)] == v]
-                number = {tuple(level.tolist()): k for k, level in enumerate(cells.levels)}
-                for cell in valid[:, [list(factors).index(c) for c in term]]:
-                    row[start + number[tuple(cell.tolist())]] += 1 / len(valid)
-        return row
 
 
 def marginal_means(
@@ -95,6 +31,7 @@ def marginal_means(
     interactions: str | Sequence[str] = "none",
     over: str = "cells",
     level: float = LEVEL,
+    error: str = AUTO,
 ) -> pd.DataFrame:
     """Means of the levels of ``of`` under a declared model.
 
@@ -109,6 +46,8 @@ def marginal_means(
         model meets an empty cell, or where the factors fall into components.
     level : float
         Of the t intervals.
+    error : "auto", "residual" or the name of a block
+        As in :func:`analysis.anova`.
 
     Returns
     -------
@@ -120,39 +59,43 @@ def marginal_means(
     InputFault
         As :func:`analysis.anova`; ``of`` not among the factors; an unknown ``over``.
     """
-    of = [of] if isinstance(of, str) else list(of)
+    of = names(of)
     if over not in ("cells", "levels"):
         raise InputFault(f"Means are taken over 'cells' or 'levels', not {over!r}.")
     strange = [c for c in of if c not in factors]
     if strange:
         raise InputFault(f"{', '.join(strange)} is not among the factors {', '.join(factors)}.")
-    sample, terms = declare(frame, response, factors, blocks, interactions)
-    fit = _Fit(sample, terms)
+    plan = declared(factors, blocks, interactions)
+    sample = plan.read(frame, response)
+    fit = Fit(sample, plan, error, of)
     cells = sample.cells(tuple(of))
-    counts = np.bincount(cells.codes, minlength=cells.count)
-    rows = []
-    for key, n in zip(cells.levels, counts, strict=True):
-        weights = fit.weights(of, key, factors, over)
-        names = {c: sample.levels[c][k] for c, k in zip(of, key, strict=True)}
-        if weights is None:
-            rows.append({**names, "n": int(n), "mean": np.nan, "se": np.nan, "estimable": False})
-            continue
-        value, error, estimable = fit.estimate(weights[None])
-        rows.append(
-            {**names, "n": int(n), "mean": value[0] + fit.centre, "se": error[0], "estimable": bool(estimable[0])}
-        )
-    return _with_interval(pd.DataFrame(rows), "mean", fit.df, level)
+    weights = [fit.weights(of, key, factors, over) for key in cells.levels]
+    known = [k for k, row in enumerate(weights) if row is not None]
+    out = pd.DataFrame([{c: sample.levels[c][k] for c, k in zip(of, key, strict=True)} for key in cells.levels])
+    out["n"] = np.bincount(cells.codes, minlength=cells.count)
+    out[["mean", "se", "df"]], out["estimable"] = np.nan, False
+    if known:
+        found = fit.estimate(np.stack([weights[k] for k in known]))  # type: ignore[misc]
+        for column, values in (("mean", found.value + fit.centre), ("se", found.se), ("df", found.df)):
+            out.loc[known, column] = values
+        out.loc[known, "estimable"] = found.estimable
+    return with_interval(out, "mean", level)
 
 
 def cell_means(
-    frame: pd.DataFrame, response: str, factors: Sequence[str], blocks: Sequence[str] = (), level: float = LEVEL
+    frame: pd.DataFrame,
+    response: str,
+    factors: Sequence[str],
+    blocks: Sequence[str] = (),
+    level: float = LEVEL,
+    error: str = AUTO,
 ) -> pd.DataFrame:
     """Means of the valid combinations of ``factors``, adjusted for blocks; always defined where blocks are connected.
 
     Same columns as :func:`marginal_means`; forbidden combinations have no row.
     """
-    factors = [factors] if isinstance(factors, str) else list(factors)
-    return marginal_means(frame, response, factors, factors, blocks, _crossed(factors), "cells", level)
+    factors = names(factors)
+    return marginal_means(frame, response, factors, factors, blocks, crossed(factors), "cells", level, error)
 
 
 def differences(
@@ -162,6 +105,7 @@ def differences(
     reference: Sequence[str],
     blocks: Sequence[str] = (),
     level: float = LEVEL,
+    error: str = AUTO,
 ) -> pd.DataFrame:
     """Differences of every valid combination of ``factors`` to one of them, adjusted for blocks.
 
@@ -169,6 +113,8 @@ def differences(
     ----------
     reference : sequence of str
         A level of each factor, in their order; the combination all others are compared with.
+    error : "auto", "residual" or the name of a block
+        As in :func:`analysis.anova`.
 
     Returns
     -------
@@ -181,32 +127,35 @@ def differences(
     InputFault
         As :func:`marginal_means`; the reference does not occur.
     """
-    factors, reference = list(factors), [str(r) for r in reference]
-    sample, terms = declare(frame, response, factors, blocks, _crossed(factors))
-    fit = _Fit(sample, terms)
+    factors, reference = names(factors), [str(r) for r in reference]
+    plan = declared(factors, blocks, crossed(factors))
+    sample = plan.read(frame, response)
+    fit = Fit(sample, plan, error, factors)
     cells = sample.cells(tuple(factors))
-    names = [tuple(sample.levels[c][k] for c, k in zip(factors, key, strict=True)) for key in cells.levels]
-    if tuple(reference) not in names:
+    labels = [tuple(sample.levels[c][k] for c, k in zip(factors, key, strict=True)) for key in cells.levels]
+    if tuple(reference) not in labels:
         raise InputFault(
-            f"The reference {':'.join(reference)} does not occur; there are {', '.join(map(':'.join, names))}."
+            f"The reference {':'.join(reference)} does not occur; there are {', '.join(map(':'.join, labels))}."
         )
     weights = np.stack([fit.weights(factors, key, factors, "cells") for key in cells.levels])  # type: ignore[misc]
-    base = names.index(tuple(reference))
-    value, error, estimable = fit.estimate(np.delete(weights - weights[base], base, axis=0))
-    out = pd.DataFrame([n for k, n in enumerate(names) if k != base], columns=factors)
+    base = labels.index(tuple(reference))
+    found = fit.estimate(np.delete(weights - weights[base], base, axis=0))
+    out = pd.DataFrame([label for k, label in enumerate(labels) if k != base], columns=factors)
     out["n"] = np.delete(np.bincount(cells.codes, minlength=cells.count), base)
-    out["difference"], out["se"], out["estimable"] = value, error, estimable
+    out["difference"], out["se"], out["df"], out["estimable"] = found.value, found.se, found.df, found.estimable
     with np.errstate(divide="ignore", invalid="ignore"):
-        out["p"] = 2 * t_distribution.sf(np.abs(value) / error, fit.df) if fit.df else np.nan
-    return _with_interval(out, "difference", fit.df, level)
+        out["p"] = 2 * t_distribution.sf(np.abs(found.value) / found.se, found.df)
+    return with_interval(out, "difference", level)
 
 
-def _crossed(factors: Sequence[str]) -> list[str]:
+def crossed(factors: Sequence[str]) -> list[str]:
+    """All interactions of factors, which make the model that of their combinations."""
     return [":".join(c) for k in range(2, len(factors) + 1) for c in combinations(factors, k)]
 
 
-def _with_interval(frame: pd.DataFrame, column: str, df: int, level: float) -> pd.DataFrame:
-    half = t_distribution.ppf((1 + level) / 2, df) * frame["se"] if df else np.nan
-    frame["df"], frame["lower"], frame["upper"] = df, frame[column] - half, frame[column] + half
+def with_interval(frame: pd.DataFrame, column: str, level: float) -> pd.DataFrame:
+    """Add t intervals from `se` and `df`, and put the columns into order."""
+    half = t_distribution.ppf((1 + level) / 2, frame["df"]) * frame["se"]
+    frame["lower"], frame["upper"] = frame[column] - half, frame[column] + half
     last = ["n", column, "se", "df", "lower", "upper", *(["p"] if "p" in frame else []), "estimable"]
     return frame[[c for c in frame.columns if c not in last] + last]

@@ -11,13 +11,17 @@ the mean is 10⁶ standard deviations away (NIST StRD's higher-difficulty sets).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
+from typing import Any
 
 import numpy as np
+from scipy.sparse import csr_array, hstack
 
+from adapters.faults import InputFault
 from analysis.sample import Sample
 
 Term = tuple[str, ...]
@@ -26,6 +30,7 @@ Term = tuple[str, ...]
 # together by one row in 10⁶ still has 1e-6.
 _TOLERANCE = 1e-9
 _MANY_CELLS = 1000
+_MANY_COLUMNS = 4000
 
 
 def name(term: Term) -> str:
@@ -49,60 +54,88 @@ def cross_counts(a: np.ndarray, n_a: int, b: np.ndarray, n_b: int) -> np.ndarray
     return np.bincount(a * n_b + b, minlength=n_a * n_b).reshape(n_a, n_b).astype(float)
 
 
+def _indicators(codes: np.ndarray, count: int) -> csr_array:
+    """One-hot columns (m, count)."""
+    rows = np.arange(len(codes) + 1)
+    return csr_array((np.ones(len(codes)), codes, rows), shape=(len(codes), count))
+
+
 @dataclass(frozen=True)
 class Space:
     """The column space of a model on the rows of a sample.
 
-    The term with most cells is eliminated exactly (subtracting cell means); the others are solved through the
-    eigenvalues of their Schur complement. A one-way model therefore needs no matrix at all.
+    Everything is worked out on the sample's points, each weighted by its rows, so that rows that no term tells apart
+    cost one pass. The term with most cells is eliminated exactly (subtracting cell means); the others are solved
+    through the eigenvalues of their Schur complement. A one-way model therefore needs no matrix at all.
+
+    Raises
+    ------
+    InputFault
+        When what is not eliminated has so many columns that the eigenvalues would take minutes.
     """
 
     sample: Sample
     terms: tuple[Term, ...]
 
     @cached_property
-    def _parts(self) -> tuple[np.ndarray, int, list[np.ndarray], int]:
-        cells = [self.sample.cells(t) for t in self.terms]
-        if not cells:
-            return np.zeros(self.sample.n, dtype=np.int64), 1, [], 0
-        first = max(range(len(cells)), key=lambda k: cells[k].count)
-        rest, width = [], 0
-        for k, c in enumerate(cells):
-            if k != first:
-                rest.append(c.codes + width)
-                width += c.count
-        return cells[first].codes, cells[first].count, rest, width
+    def _codes(self) -> tuple[np.ndarray, int]:
+        """Cell of each point in the eliminated term, and how many there are."""
+        if not self.terms:
+            return np.zeros(len(self.sample.points.first), dtype=np.int64), 1
+        cells = self.sample.cells(self.terms[self._largest])
+        return cells.codes[self.sample.points.first], cells.count
+
+    @cached_property
+    def _largest(self) -> int:
+        counts = [self.sample.cells(t).count for t in self.terms]
+        return max(range(len(counts)), key=counts.__getitem__)
+
+    @cached_property
+    def _rest(self) -> csr_array | None:
+        """One-hot columns (m, width) of all terms but the eliminated one."""
+        others = [t for k, t in enumerate(self.terms) if k != self._largest] if self.terms else []
+        if not others:
+            return None
+        cells = [self.sample.cells(t) for t in others]
+        width = sum(c.count for c in cells)
+        if width > _MANY_COLUMNS:
+            sizes = ", ".join(f"{name(t)} {self.sample.cells(t).count}" for t in self.terms)
+            raise InputFault(
+                f"The model is too large: beside its largest term it has {width} cells, more than {_MANY_COLUMNS} "
+                f"({sizes}). Leave out interactions or factors, or join levels."
+            )
+        first = self.sample.points.first
+        return hstack([_indicators(c.codes[first], c.count) for c in cells], format="csr")
 
     @cached_property
     def _sizes(self) -> np.ndarray:
-        codes, count, _, _ = self._parts
-        return np.bincount(codes, minlength=count).astype(float)
+        codes, count = self._codes
+        return np.bincount(codes, self.sample.points.weights, minlength=count)
+
+    def _means(self, v: np.ndarray) -> np.ndarray:
+        """Weighted means (count,) of values (m,) over the eliminated term's cells."""
+        codes, count = self._codes
+        return np.bincount(codes, self.sample.points.weights * v, minlength=count) / self._sizes
+
+    def _crossed(self, columns: csr_array) -> csr_array:
+        """Rows in which the eliminated term's cells meet other one-hot columns: (count, columns)."""
+        return (_indicators(*self._codes).T @ columns.multiply(self.sample.points.weights[:, None])).tocsr()
 
     @cached_property
-    def _cross(self) -> np.ndarray:
-        """Counts of the eliminated term's cells against all other columns."""
-        codes, count, rest, width = self._parts
-        cross = np.zeros((count, width))
-        for r in rest:
-            cross += cross_counts(codes, count, r, width)
-        return cross
+    def _cross(self) -> csr_array:
+        assert self._rest is not None
+        return self._crossed(self._rest)
 
     @cached_property
     def _solver(self) -> tuple[np.ndarray, int]:
         """Pseudo-inverse of the Schur complement and its rank."""
-        _, _, rest, width = self._parts
-        if not width:
+        rest = self._rest
+        if rest is None:
             return np.zeros((0, 0)), 0
-        gram = np.zeros((width, width))
-        for i, r in enumerate(rest):
-            for j, s in enumerate(rest):
-                if i == j:
-                    gram[np.arange(width), np.arange(width)] += np.bincount(r, minlength=width)
-                else:
-                    gram += cross_counts(r, width, s, width)
+        gram = (rest.T @ rest.multiply(self.sample.points.weights[:, None])).toarray()
         scale = 1.0 / np.sqrt(np.diag(gram))
-        schur = gram - self._cross.T @ (self._cross / self._sizes[:, None])
-        values, vectors = np.linalg.eigh(schur * scale[:, None] * scale[None, :])
+        gram -= (self._cross.T @ self._cross.multiply(1 / self._sizes[:, None])).toarray()
+        values, vectors = np.linalg.eigh(gram * scale[:, None] * scale[None, :])
         keep = values > _TOLERANCE * len(self.terms)
         half = (vectors[:, keep] / np.sqrt(values[keep])) * scale[:, None]
         return half @ half.T, int(keep.sum())
@@ -110,49 +143,72 @@ class Space:
     @cached_property
     def rank(self) -> int:
         """Dimension of the space, the mean included."""
-        return self._parts[1] + self._solver[1]
+        return self._codes[1] + self._solver[1]
 
     def _sweep(self, v: np.ndarray) -> np.ndarray:
-        codes, count, rest, width = self._parts
-        v = v - (np.bincount(codes, v, minlength=count) / self._sizes)[codes]
-        if not width:
+        codes, rest = self._codes[0], self._rest
+        v = v - self._means(v)[codes]
+        if rest is None:
             return v
-        right = np.zeros(width)
-        for r in rest:
-            right += np.bincount(r, v, minlength=width)
-        gamma = self._solver[0] @ right
-        fit = np.zeros_like(v)
-        for r in rest:
-            fit += gamma[r]
-        return v - fit + (np.bincount(codes, fit, minlength=count) / self._sizes)[codes]
+        fit = rest @ (self._solver[0] @ (rest.T @ (self.sample.points.weights * v)))
+        return v - fit + self._means(fit)[codes]
 
     def residuals(self, v: np.ndarray) -> np.ndarray:
-        """What of ``v`` (n,) lies outside the space; three sweeps, the later ones take off what rounding left."""
-        for _ in range(3):
-            v = self._sweep(v)
+        """What of ``v`` (n,) lies outside the space; later sweeps take off what rounding left."""
+        points = self.sample.points
+        for _ in range(2):
+            means = points.means(v)
+            left = self._sweep(self._sweep(means))
+            v = v + (left - means)[points.of_row]
         return v
+
+    def size_outside(self, codes: np.ndarray, count: int) -> float:
+        """Sum of squares of one-hot columns, given by each row's cell, after the space is taken out of them."""
+        cross, right = self._against(codes, count)
+        size = self.sample.n - float((cross.power(2).sum(axis=1) / self._sizes).sum())
+        if right is not None:
+            size -= float(np.vdot(right, self._solver[0] @ right))
+        return size
 
     def outside(self, codes: np.ndarray, count: int) -> np.ndarray:
         """Gram matrix (count, count) of one-hot columns after the space is taken out of them."""
-        own, n_own, rest, width = self._parts
-        left = cross_counts(own, n_own, codes, count) / self._sizes[:, None]
+        cross, right = self._against(codes, count)
         gram = np.diag(np.bincount(codes, minlength=count).astype(float))
-        gram -= cross_counts(codes, count, own, n_own) @ left
-        if width:
-            right = np.zeros((width, count))
-            for r in rest:
-                right += cross_counts(r, width, codes, count)
-            right -= self._cross.T @ left
+        gram -= (cross.T @ cross.multiply(1 / self._sizes[:, None])).toarray()
+        if right is not None:
             gram -= right.T @ self._solver[0] @ right
         return gram
 
+    def _against(self, codes: np.ndarray, count: int) -> tuple[csr_array, np.ndarray | None]:
+        """Products of one-hot columns with the eliminated term, and with the rest after that is taken out of both."""
+        columns = _indicators(codes[self.sample.points.first], count)
+        cross = self._crossed(columns)
+        if self._rest is None:
+            return cross, None
+        right = self._rest.T @ columns.multiply(self.sample.points.weights[:, None])
+        right = right - self._cross.T @ cross.multiply(1 / self._sizes[:, None])
+        return cross, right.toarray()
+
 
 class Design:
-    """The models that can be made of a sample's columns; spaces are computed once and shared between comparisons."""
+    """The models that can be made of a sample's columns; what does not depend on the response is computed once."""
 
     def __init__(self, sample: Sample) -> None:
         self.sample = sample
         self._spaces: dict[frozenset[frozenset[str]], Space] = {}
+        self._known: dict[Any, Any] = {}
+
+    def with_response(self, y: np.ndarray) -> Design:
+        """Return the same design with another response (n,); what is known of it is shared."""
+        other = copy(self)
+        other.sample = replace(self.sample, y=y)
+        return other
+
+    def once(self, key: Any, compute: Callable[[], Any]) -> Any:
+        """Return what a function of the design alone gives, computed the first time it is asked for."""
+        if key not in self._known:
+            self._known[key] = compute()
+        return self._known[key]
 
     def space(self, terms: Iterable[Term]) -> Space:
         """Column space of a model (the mean is always in it)."""

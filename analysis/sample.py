@@ -6,8 +6,9 @@ else that cannot be used is an :class:`~adapters.faults.InputFault`, never a gue
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import combinations
 
 import numpy as np
@@ -38,6 +39,29 @@ class Cells:
 
 
 @dataclass(frozen=True)
+class Points:
+    """The distinct combinations of all columns: what a model of the columns cannot tell apart.
+
+    Attributes
+    ----------
+    of_row : int array (n,)
+        Number of the point of each row.
+    first : int array (m,)
+        A row of each point.
+    weights : array (m,)
+        Rows of each point.
+    """
+
+    of_row: np.ndarray
+    first: np.ndarray
+    weights: np.ndarray
+
+    def means(self, v: np.ndarray) -> np.ndarray:
+        """Mean (m,) of values (n,) over the rows of each point."""
+        return np.bincount(self.of_row, v, minlength=len(self.first)) / self.weights
+
+
+@dataclass(frozen=True)
 class Sample:
     """A response (n,) and the level of every categorical column in every row."""
 
@@ -52,6 +76,13 @@ class Sample:
     def n(self) -> int:
         """Number of rows with a response."""
         return len(self.y)
+
+    @cached_property
+    def points(self) -> Points:
+        """The observed combinations of all columns."""
+        of_row = self.cells(tuple(self.codes)).codes
+        _, first, count = np.unique(of_row, return_index=True, return_counts=True)
+        return Points(of_row, first, count.astype(float))
 
     def cells(self, columns: Sequence[str]) -> Cells:
         """Observed cells of ``columns``; computed once."""
@@ -119,7 +150,11 @@ def _numbers(frame: pd.DataFrame, response: str) -> np.ndarray:
     return y
 
 
-def read_sample(frame: pd.DataFrame, response: str, columns: Sequence[str]) -> Sample:
+ABSENT = "(absent)"
+"""The level of a nested factor where it does not exist."""
+
+
+def read_sample(frame: pd.DataFrame, response: str, columns: Sequence[str], nested: Collection[str] = ()) -> Sample:
     """Take the response and categorical columns out of a frame.
 
     Parameters
@@ -130,6 +165,8 @@ def read_sample(frame: pd.DataFrame, response: str, columns: Sequence[str]) -> S
         A numeric column. Rows where it is missing (NaN) are counted in ``n_missing`` and left out.
     columns : sequence of str
         Factors and block columns; every distinct value is a level.
+    nested : collection of str
+        Columns that may be missing in a row, because they exist under some levels of another only.
 
     Raises
     ------
@@ -151,19 +188,22 @@ def read_sample(frame: pd.DataFrame, response: str, columns: Sequence[str]) -> S
     codes, levels = {}, {}
     for name in dict.fromkeys(columns):
         column = kept[name]
-        if column.isna().any():
+        if name in nested:
+            column = column.astype(object).where(column.notna(), ABSENT)
+        elif column.isna().any():
             raise InputFault(
                 f"{name!r} has no value in {int(column.isna().sum())} of the {len(kept)} rows that have a response. "
                 "Name such a level (for instance 'NA') or leave the rows out."
             )
-        texts = [text_of(v) for v in column.tolist()]
+        numbers, values = pd.factorize(column)
+        texts = [text_of(value) for value in values]  # in the order they first appear
         if isinstance(column.dtype, pd.CategoricalDtype):
             there = set(texts)
             order = [t for t in map(text_of, column.cat.categories) if t in there]
         else:
             order = natural_order(texts)
         number = {level: k for k, level in enumerate(order)}
-        codes[name] = np.fromiter((number[t] for t in texts), dtype=np.int64, count=len(texts))
+        codes[name] = np.array([number[text] for text in texts], dtype=np.int64)[numbers]
         levels[name] = tuple(order)
     return Sample(response, y[present], codes, levels, int((~present).sum()))
 

@@ -118,8 +118,9 @@ def _paper_design(rng: np.random.Generator, tasks: int = 3, seeds: int = 2) -> p
 
 def test_the_pair_is_split_by_component():
     table = anova(
-        _paper_design(np.random.default_rng(0)), "y", ["pair"], ["task", "task:seed"], pair=("input", "output")
-    )
+        _paper_design(np.random.default_rng(0)), "y", ["pair"], ["task", "task:seed"], error="residual",
+        pair=("input", "output"),
+    )  # fmt: skip
     assert [(r.term, r.role, r.df) for r in table.terms] == [
         ("task", "block", 2), ("task:seed", "block", 3), ("pair", "factor", 19), ("component", "component", 2),
         ("input", "factor", 7), ("output", "factor", 4), ("input:output", "interaction", 6),
@@ -142,7 +143,9 @@ def test_pair_and_component_rows_equal_one_way_sums_of_squares():
         by_hand = (groups.count() * (groups.mean() - frame["y"].mean()) ** 2).sum()
         assert table[row].sum_sq == pytest.approx(by_hand, rel=1e-10)
     # Components contain no position contrast, so the parts add up once each is adjusted for the ones before it.
-    first = anova(frame, "y", ["input", "output"], ["task", "task:seed"], ["input:output"], type=1)
+    first = anova(
+        frame, "y", ["input", "output"], ["task", "task:seed"], ["input:output"], type=1, error="residual"
+    )
     parts = [first[t].sum_sq for t in ("input", "output", "input:output")]
     assert sum(parts) == pytest.approx(table["pair"].sum_sq, rel=1e-10)
 
@@ -172,7 +175,9 @@ def _share_below(base: pd.DataFrame, mean: np.ndarray, runs: int, rng: np.random
     below = dict.fromkeys(PAIR_TERMS, 0)
     for _ in range(runs):
         y = mean + rng.normal(size=len(base)) + 3 * rng.normal(size=block.max() + 1)[block]
-        table = anova(base.assign(y=y), "y", [], ["task", "task:seed"], pair=("input", "output"))
+        table = anova(
+            base.assign(y=y), "y", [], ["task", "task:seed"], error="residual", pair=("input", "output")
+        )
         for term in below:
             p = table[term].p
             assert p is not None
@@ -251,14 +256,15 @@ def test_rows_without_a_response_are_counted():
     assert (table.n, table.n_missing) == (495, 45)
 
 
-@pytest.mark.parametrize("error", ["auto", "residual"])
-def test_several_tasks_are_named_as_the_limit_of_the_claim(error):
-    table = anova(oracles.data("adapter_failed"), "score", ["form"], ["task"], error=error)
+def test_the_question_says_what_the_answer_holds_for():
+    table = anova(oracles.data("adapter_failed"), "score", ["form"], ["task"], error="residual")
     assert table.error == "residual"
-    assert any("not on new tasks" in note for note in table.notes) == (error == "auto")
     assert "these 4 tasks" in table.question and "not on new tasks" in table.question
-    one = anova(oracles.data("moore_unbalanced"), "conformity", ["fcategory"], error=error)
-    assert "new tasks" not in one.question
+    table = anova(oracles.data("adapter_failed"), "score", ["form"], ["task"])
+    assert table.error == "task" and "new levels of task" in table.question
+    assert any("--error residual answers for these tasks" in note for note in table.notes)
+    one = anova(oracles.data("moore_unbalanced"), "conformity", ["fcategory"])
+    assert one.error == "residual" and "task" not in one.question
 
 
 def test_a_response_without_noise_or_spread_gives_no_f():
@@ -286,8 +292,9 @@ FAULTS = [
     ({"response": "score", "factors": ["form"], "blocks": ["task", "task"]}, "named twice"),
     ({"response": "score", "factors": ["form", "in_pos"], "interactions": ["form:task"]}, "different factors"),
     ({"response": "score", "factors": ["form"], "type": 4}, "1, 2 or 3"),
-    ({"response": "score", "factors": ["form"], "blocks": ["task"], "error": "task"}, "not offered yet"),
-    ({"response": "score", "factors": ["form"], "error": "nope"}, "neither 'auto' nor 'residual'"),
+    ({"response": "score", "factors": ["form"], "blocks": ["task"], "type": 3}, "Type III is offered against the residual"),
+    ({"response": "score", "factors": ["form"], "nested": {"nope": "form"}}, "cannot be nested"),
+    ({"response": "score", "factors": ["form"], "error": "nope"}, "neither 'auto' nor 'residual' nor a declared block"),
     ({"response": "score", "factors": POSITIONS, "interactions": "all", "type": 3}, "Type III"),
     ({"response": "score", "factors": ["hole"]}, "no value"),
     ({"response": "infinite", "factors": ["form"]}, "infinite"),

@@ -27,25 +27,25 @@ def _equal(ours: pd.DataFrame, theirs: list[dict], keys: list[str]) -> None:
 
 @pytest.mark.parametrize("factor", ["in_pos", "form"])
 def test_additive_means_equal_emmeans(factor):
-    ours = marginal_means(FRAME, "score", factor, FACTORS, ["task"], over="levels")
+    ours = marginal_means(FRAME, "score", factor, FACTORS, ["task"], over="levels", error="residual")
     _equal(ours, KNOWN["additive"][f"emm_{factor}"]["means"], [factor])
 
 
 def test_means_in_an_interaction_model_equal_emmeans_and_the_forbidden_have_no_row():
-    ours = marginal_means(FRAME, "score", ["in_pos", "out_pos"], FACTORS, ["task"], "all", over="levels")
+    ours = marginal_means(FRAME, "score", ["in_pos", "out_pos"], FACTORS, ["task"], "all", over="levels", error="residual")
     assert len(ours) == 15
     _equal(ours, KNOWN["emm_in_out"], ["in_pos", "out_pos"])
 
 
 def test_what_is_not_estimable_is_nan_as_in_emmeans():
-    ours = marginal_means(FRAME, "score", "in_pos", FACTORS, ["task"], "all", over="levels")
+    ours = marginal_means(FRAME, "score", "in_pos", FACTORS, ["task"], "all", over="levels", error="residual")
     _equal(ours, KNOWN["emm_in_pos_interaction_model"], ["in_pos"])
     assert ours.loc[~ours["estimable"], ["mean", "se", "lower", "upper"]].isna().all(axis=None)
 
 
 def test_cell_means_adjust_for_blocks_as_emmeans():
     additive = FRAME.assign(cell=FRAME["in_pos"] + ":" + FRAME["out_pos"])
-    ours = marginal_means(additive, "score", "cell", ["cell", "form"], ["task"], over="levels")
+    ours = marginal_means(additive, "score", "cell", ["cell", "form"], ["task"], over="levels", error="residual")
     _equal(ours, KNOWN["cellmeans"]["emm_cell"], ["cell"])
 
 
@@ -68,7 +68,7 @@ def test_levels_of_different_components_have_no_additive_mean_but_every_pair_has
     rng = np.random.default_rng(0)
     frame = pd.DataFrame([(i, o, t) for i, o in PAIRS for t in "abc"], columns=["input", "output", "task"])
     frame["y"] = rng.normal(size=len(frame))
-    means = marginal_means(frame, "y", "input", ["input", "output"], ["task"], over="levels")
+    means = marginal_means(frame, "y", "input", ["input", "output"], ["task"], over="levels", error="residual")
     assert not means["estimable"].any()
     assert cell_means(frame, "y", ["input", "output"], ["task"])["estimable"].all()
     assert len(cell_means(frame, "y", ["input", "output"], ["task"])) == 20

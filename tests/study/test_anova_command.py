@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from adapters.faults import InputFault
 from study.cli import anova as command
+from study.cli import rows
 from study.cli.main import build
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +46,7 @@ def test_one_json_document_on_stdout_equal_to_r_and_without_torch():
 
 def test_the_table_for_people_has_every_term_and_the_words():
     done = call(str(FAILED), "--response", "score", "--factors", "in_pos,out_pos", "--blocks", "task",
-                "--interactions", "in_pos:out_pos")  # fmt: skip
+                "--interactions", "in_pos:out_pos", "--error", "residual")  # fmt: skip
     assert done.exit_code == 0, done.stderr
     for words in ("in_pos:out_pos", "6 of 16", "residual", "not on new tasks", "45 rows without a score"):
         assert words in " ".join(done.stdout.split()), words
@@ -98,7 +99,7 @@ def test_parquet_gives_what_csv_gives(tmp_path, capsys):
 
 def test_where_keeps_rows_by_value():
     frame = pd.DataFrame({"a": [1.0, 2.0, 3.0], "b": ["x", "y", "z"]})
-    assert command.select(frame, ["a=1,3", "b=z"])["b"].tolist() == ["z"]
+    assert rows.select(frame, ["a=1,3", "b=z"])["b"].tolist() == ["z"]
 
 
 def _store_rows(**changes) -> pd.DataFrame:
@@ -110,22 +111,22 @@ def _store_rows(**changes) -> pd.DataFrame:
 
 
 def test_rows_that_cannot_be_compared_are_refused_with_the_way_to_choose():
-    command.check_comparable(command.with_protocol(_store_rows()), ["method"])
+    rows.check_comparable(rows.with_protocol(_store_rows()), ["method"])
     for changes, said in (
         ({"role": ["study", "study", "confirm", "confirm"]}, "--where role=study"),
         ({"backbone": ["one", "one", "two", "two"]}, "--where backbone=one"),
         ({"protocol_json": ['{"steps":60}'] * 2 + ['{"steps":90}'] * 2}, "--where protocol.steps=60"),
     ):
-        frame = command.with_protocol(_store_rows(**changes))
+        frame = rows.with_protocol(_store_rows(**changes))
         with pytest.raises(InputFault, match=said):
-            command.check_comparable(frame, ["method"])
+            rows.check_comparable(frame, ["method"])
         column, value = said.removeprefix("--where ").split("=")
-        command.check_comparable(command.select(frame, [f"{column}={value}"]), ["method"])
+        rows.check_comparable(rows.select(frame, [f"{column}={value}"]), ["method"])
 
 
 def test_a_protocol_that_a_factor_tells_apart_is_no_fault():
     frame = _store_rows(protocol_json=['{"steps":60}', '{"steps":90}'] * 2)
-    command.check_comparable(command.with_protocol(frame), ["method"])
+    rows.check_comparable(rows.with_protocol(frame), ["method"])
 
 
 def test_the_pair_is_made_of_input_and_output(tmp_path, capsys):
