@@ -204,8 +204,8 @@ class Comparisons:
             error = self.strata.error({})
             return self._row(label, role, self.nominal[term], self._drop(term), self.nominal[term], (), error)
         holds = contains if role == "block" else self._holds
-        others = terms[: terms.index(term)] if self.type == 1 else self.strata.terms
-        others = [t for t in others if not holds(t, term)]
+        given = terms[: terms.index(term)] if self.type == 1 else self.strata.terms
+        others = [t for t in given if not holds(t, term)]
         return self._compare(label, role, term, others, self.nominal[term], self.strata, terms)
 
     def marginal(self, label: str, role: str, term: Term, without: tuple[str, str]) -> TermRow:
@@ -239,7 +239,7 @@ class Comparisons:
 
     def _aliased(self, term: Term, others: list[Term], missing: int) -> list[str]:
         known = "aliased", term, tuple(others)
-        return self.design.once(known, lambda: self.design.aliased(term, others, missing))  # type: ignore[no-any-return]
+        return self.design.once(known, lambda: self.design.aliased(term, others, missing))
 
     def _spherical(
         self, term: Term, small: Space, df: int, model: Sequence[Term], error: ErrorTerm

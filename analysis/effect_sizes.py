@@ -16,22 +16,22 @@ LEVEL = 0.90
 CONVENTION = "effectsize: lambda / (lambda + df2), lambda from the noncentral F, two-sided"
 
 
-def partial_eta_sq(f: float, d1: int, d2: int) -> float:
+def partial_eta_sq(f: float, d1: int, d2: float) -> float:
     """Partial η²: share of the term in the sum of itself and the error."""
     return f * d1 / (f * d1 + d2)
 
 
-def omega_sq(f: float, d1: int, d2: int) -> float:
+def omega_sq(f: float, d1: int, d2: float) -> float:
     """Partial ω², not cut off at 0."""
     return (f - 1) * d1 / (f * d1 + d2 + 1)
 
 
-def epsilon_sq(f: float, d1: int, d2: int) -> float:
+def epsilon_sq(f: float, d1: int, d2: float) -> float:
     """Partial ε², not cut off at 0."""
     return (f - 1) * d1 / (f * d1 + d2)
 
 
-def noncentrality_interval(f: float, d1: int, d2: int, level: float = LEVEL) -> tuple[float, float]:
+def noncentrality_interval(f: float, d1: int, d2: float, level: float = LEVEL) -> tuple[float, float]:
     """Ends of the two-sided interval of λ; an end without a root is 0.
 
     P(F' ≥ f | low) = P(F' ≤ f | high) = (1 − level)/2.
@@ -59,7 +59,7 @@ def noncentrality_interval(f: float, d1: int, d2: int, level: float = LEVEL) -> 
     return end(1 - tail), end(tail)
 
 
-def partial_eta_sq_interval(f: float, d1: int, d2: int, level: float = LEVEL) -> tuple[float, float]:
+def partial_eta_sq_interval(f: float, d1: int, d2: float, level: float = LEVEL) -> tuple[float, float]:
     """Interval of partial η² in effectsize's convention λ/(λ + d2), at the two-sided ``level``."""
     low, high = noncentrality_interval(f, d1, d2, level)
     return low / (low + d2), high / (high + d2)

@@ -81,8 +81,10 @@ class Sample:
     def points(self) -> Points:
         """The observed combinations of all columns."""
         of_row = self.cells(tuple(self.codes)).codes
-        _, first, count = np.unique(of_row, return_index=True, return_counts=True)
-        return Points(of_row, first, count.astype(float))
+        weights = np.bincount(of_row).astype(float)
+        first = np.empty(len(weights), dtype=np.int64)
+        first[of_row[::-1]] = np.arange(self.n)[::-1]
+        return Points(of_row, first, weights)
 
     def cells(self, columns: Sequence[str]) -> Cells:
         """Observed cells of ``columns``; computed once."""
@@ -93,7 +95,7 @@ class Sample:
             # One integer a row sorts far faster than rows of integers; past 2**62 cells fall back on rows.
             if np.prod([float(s) for s in sizes]) < 2**62:
                 flat = np.ravel_multi_index(list(stacked.T), sizes)
-                unique, codes = np.unique(flat, return_inverse=True)
+                unique, codes = _unique(flat, int(np.prod(sizes)))
                 levels = np.stack(np.unravel_index(unique, sizes), axis=1)
             else:
                 levels, codes = np.unique(stacked, axis=0, return_inverse=True)
@@ -103,6 +105,15 @@ class Sample:
     def label(self, columns: Sequence[str], codes: Sequence[int]) -> str:
         """A cell in words: ``input=CA_out:output=FFN_in``."""
         return ":".join(f"{c}={self.levels[c][k]}" for c, k in zip(columns, codes, strict=True))
+
+
+def _unique(numbers: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distinct whole numbers below a limit, in order, and the place of each among them."""
+    if limit > 10 * len(numbers) + 1000:
+        return np.unique(numbers, return_inverse=True)
+    present = np.zeros(limit, dtype=bool)  # counting instead of sorting
+    present[numbers] = True
+    return np.flatnonzero(present), (np.cumsum(present) - 1)[numbers]
 
 
 def text_of(value: object) -> str:

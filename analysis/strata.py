@@ -139,8 +139,8 @@ class Strata:
         value = sum(factor * square for _, factor, _, square in parts)
         if value <= 0:
             return ErrorTerm(label, 0, None, approximate=True)
-        df = value**2 / sum((factor * square) ** 2 / own_df for _, factor, own_df, square in parts)
-        return ErrorTerm(label, float(df), value, approximate=True)
+        combined = value**2 / sum((factor * square) ** 2 / own_df for _, factor, own_df, square in parts)
+        return ErrorTerm(label, float(combined), value, approximate=True)
 
     def variances(self) -> dict[str, float]:
         """Variance of each random term and of the residual; one below 0 is what the data say and is given as it is.

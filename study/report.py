@@ -10,6 +10,7 @@ import numpy as np
 from adapters.faults import InputFault
 from adapters.positions import READS, WRITES
 from analysis.anova_fit import anova
+from analysis.declared import RESIDUAL
 from study.canonical import canonical_json
 from study.columns import SCORES
 from study.progress import duration
@@ -63,8 +64,8 @@ def results(study: Study) -> pd.DataFrame:
     return frame.assign(**{DESIGN: frame["design_json"].map(words)})
 
 
-def analyse(study: Study) -> AnovaTable:
-    """Return the analysis of variance of a study's primary score.
+def analyse(study: Study, error: str = RESIDUAL) -> AnovaTable:
+    """Return the analysis of variance of a study's primary score: for its own tasks, unless another error is asked for.
 
     Raises
     ------
@@ -72,7 +73,7 @@ def analyse(study: Study) -> AnovaTable:
         If there are too few rows, or no factor that varies.
     """
     factors, blocks, pair = terms(study)
-    return anova(results(study), study.config.primary, factors, blocks, pair=pair)
+    return anova(results(study), study.config.primary, factors, blocks, error=error, pair=pair)
 
 
 def page(study: Study) -> str:

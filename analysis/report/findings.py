@@ -9,8 +9,9 @@ import pandas as pd
 
 from adapters.faults import InputFault
 from analysis.anova_fit import anova
-from analysis.anova_table import AnovaTable
+from analysis.anova_table import AnovaTable, TermRow
 from analysis.components import Connection, connect
+from analysis.declared import RESIDUAL
 from analysis.front import on_front
 from analysis.means import cell_means, marginal_means
 from analysis.report.content import ReportContent
@@ -21,8 +22,12 @@ from analysis.sample import read_sample
 class Findings:
     """Results of a report's content; ``fault`` says why there is no table when there is none.
 
+    All of it speaks of the tasks that were run, but for ``on_new_tasks``.
+
     Attributes
     ----------
+    on_new_tasks : TermRow or None
+        What is compared, tested against its interaction with task; None with fewer than two tasks.
     designs : DataFrame
         One row a valid pair (or level of the first factor) whose mean is determined, best first: ``label``,
         ``component``, the columns of ``analysis.cell_means``, mean scores, parameters and seconds where known, and with
@@ -35,6 +40,7 @@ class Findings:
     """
 
     table: AnovaTable | None
+    on_new_tasks: TermRow | None
     fault: str
     connection: Connection | None
     designs: pd.DataFrame
@@ -44,22 +50,23 @@ class Findings:
 
 def find(content: ReportContent) -> Findings:
     """Analyse a report's content; a fault of the analysis becomes a sentence, the rest of the page stays."""
-    table, fault = None, ""
+    table, elsewhere, fault = None, None, ""
+    given = content.frame, content.response, content.factors, content.blocks
     try:
-        table = anova(
-            content.frame, content.response, content.factors, content.blocks, error="residual", pair=content.pair
-        )
+        table = anova(*given, error=RESIDUAL, pair=content.pair)
+        others = anova(*given, pair=content.pair)
+        elsewhere = others["pair" if content.pair else content.factors[0]] if others.error != RESIDUAL else None
     except InputFault as reason:
         fault = str(reason)
     rows = content.frame[content.frame[content.response].notna()]
     if rows.empty:
-        return Findings(table, fault, None, pd.DataFrame(), [], pd.DataFrame())
+        return Findings(table, elsewhere, fault, None, pd.DataFrame(), [], pd.DataFrame())
     connection = connect(read_sample(rows, content.response, content.pair), *content.pair) if content.pair else None
     designs = _designs(content, rows, connection)
     if designs.empty:
-        return Findings(table, fault, connection, designs, [], pd.DataFrame())
+        return Findings(table, elsewhere, fault, connection, designs, [], pd.DataFrame())
     return Findings(
-        table, fault, connection, designs, _effects(content, rows, connection), _references(content, designs)
+        table, elsewhere, fault, connection, designs, _effects(content, rows, connection), _references(content, designs)
     )
 
 
@@ -70,7 +77,7 @@ def keys(content: ReportContent) -> list[str]:
 
 def _designs(content: ReportContent, rows: pd.DataFrame, connection: Connection | None) -> pd.DataFrame:
     by = keys(content)
-    designs = cell_means(rows, content.response, by, content.blocks)
+    designs = cell_means(rows, content.response, by, content.blocks, error=RESIDUAL)
     designs = designs[designs["estimable"]].reset_index(drop=True)
     designs.insert(0, "label", [" → ".join(row) for row in designs[by].itertuples(index=False)])
     if connection is not None:
@@ -114,7 +121,7 @@ def _effects(
 def _try_means(
     content: ReportContent, rows: pd.DataFrame, of: str, factors: list[str], crossed: list[str], over: str
 ) -> pd.DataFrame | None:
-    means = marginal_means(rows, content.response, of, factors, content.blocks, crossed, over)
+    means = marginal_means(rows, content.response, of, factors, content.blocks, crossed, over, error=RESIDUAL)
     means = means[means["estimable"]]
     if len(means) < 2:
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from analysis.anova_table import AnovaTable, TermRow, p_text
+from analysis.anova_table import AnovaTable, TermRow, df_text, p_text
 from analysis.report.content import ReportContent
 from analysis.report.findings import Findings
 
@@ -28,7 +28,7 @@ def answer(content: ReportContent, findings: Findings) -> str:
     told += _against_references(content, findings.references)
     if findings.table is not None:
         told += _within(findings.table, content, findings)
-        told.append(_scope(content))
+        told.append(_scope(content, findings, thing))
     lost = {k: n for k, n in content.counts.items() if n and k in ("failed", "diverged", "out_of_memory", "missing")}
     if lost:
         parts = ", ".join(f"{n} {k.replace('_', ' ')}" for k, n in lost.items())
@@ -117,8 +117,15 @@ def _within(table: AnovaTable, content: ReportContent, findings: Findings) -> li
     return [f"{where} an adapter reads ({a.term}) {verdict(a)}; where it writes ({b.term}) {verdict(b)}."]
 
 
-def _scope(content: ReportContent) -> str:
-    frame = content.frame
+def _scope(content: ReportContent, findings: Findings, thing: str) -> str:
+    frame, row = content.frame, findings.on_new_tasks
     tasks = frame["task"].nunique() if "task" in frame.columns else 1
     on = f"these {tasks} tasks" if tasks > 1 else "the one task that was run"
-    return f"All of this holds on {on}; it is no claim about new tasks."
+    told = f"All of this holds on {on}; it is no claim about new tasks."
+    if row is None or row.F is None:
+        return told
+    p = row.p_decisive
+    bound = ", the lower bound that so few tasks allow" if row.p_conservative is not None else ""
+    told += f" For new ones the {thing} is tested against its interaction with task: F({row.df}, "
+    told += f"{df_text(row.error.df)}) = {row.F:.2f}, p {'' if (p or 0) < 1e-4 else '= '}{p_text(p)}{bound}"
+    return told + ("." if (p or 0) < 0.05 else ", which shows no difference.")

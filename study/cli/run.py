@@ -73,11 +73,15 @@ def _together(pack: str) -> int | None:
 
 
 def _print_anova(study: Study) -> None:
+    from analysis.declared import AUTO, RESIDUAL
     from study.cli.anova import print_table
     from study.report import analyse
 
     try:
         print_table(analyse(study))
+        elsewhere = analyse(study, AUTO)
+        if elsewhere.error != RESIDUAL:
+            print(f"\n{elsewhere.explain()}")
     except InputFault as fault:
         print(f"no analysis of variance yet: {fault}", file=sys.stderr)
 

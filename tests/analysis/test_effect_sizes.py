@@ -44,7 +44,7 @@ def test_the_ends_solve_their_equations():
 
 def test_the_table_carries_r_s_effect_sizes():
     """Partial η², its interval and ε²; effectsize's ω² of a table has n where ours has d1 + d2 + 1."""
-    table = anova(oracles.data("adapter_failed"), "score", ["in_pos", "out_pos", "form"], ["task"])
+    table = anova(oracles.data("adapter_failed"), "score", ["in_pos", "out_pos", "form"], ["task"], error="residual")
     known = oracles.expected("adapter_failed")["additive"]["effect_sizes"]
     for kind, name, column in (
         ("partial_eta_sq", "partial_eta_sq", "Eta2_partial"),

@@ -49,7 +49,7 @@ def test_the_page_is_one_file_with_every_section():
 
 def test_the_numbers_on_the_page_are_the_table_s():
     content = _content()
-    table = anova(content.frame, "clip_i", ["input", "output"], content.blocks, pair=content.pair)
+    table = anova(content.frame, "clip_i", ["input", "output"], content.blocks, error="residual", pair=content.pair)
     page = render(content)
     for term in ("pair", "input", "output"):
         row = table[term]
@@ -58,7 +58,7 @@ def test_the_numbers_on_the_page_are_the_table_s():
 
 def test_only_terms_that_differ_stand_out():
     content = _content()
-    table = anova(content.frame, "clip_i", ["input", "output"], content.blocks, pair=content.pair)
+    table = anova(content.frame, "clip_i", ["input", "output"], content.blocks, error="residual", pair=content.pair)
     rows = re.findall(r'<tr class="([^"]*)"><td>([a-z:]+)', render(content))
     found = {term: "clear" in classes for classes, term in rows}
     expected = {row.term: row.role != "block" and row.p is not None and row.p < 0.05 for row in table.terms}
