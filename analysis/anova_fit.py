@@ -331,6 +331,12 @@ def _notes(
             f"component compares the {len(split.components)} components as wholes, adjusted for every term without {a} "
             f"and {b}; the rows of {a}, {b} and {a}:{b} are differences within components."
         )
+    copies = _copies(frame, test.design.sample)
+    if copies:
+        yield (
+            f"{copies} rows are copies of others in every column. If runs were entered twice, leave the copies out: "
+            "with them p is too small."
+        )
     for column, levels in columns.items():
         if len(levels) == 1:
             yield f"{column} has the single level {levels[0]!r}: it has no effect to test."
@@ -342,6 +348,14 @@ def _notes(
         yield from _notes_on_error(rows, name(block))
     if test.raw_negative:
         yield "Negative estimates are given as 0; raw: " + "; ".join(test.raw_negative) + "."
+
+
+def _copies(frame: pd.DataFrame, sample: Sample) -> int:
+    """Count rows that repeat another one exactly."""
+    told = pd.DataFrame({"point": sample.points.of_row, "y": sample.y})
+    if not told.duplicated().any():  # what is compared is a small part of the columns
+        return 0
+    return int(frame[frame[sample.response].notna()].astype(str).duplicated().sum())
 
 
 def _notes_on_error(rows: Sequence[TermRow], block: str) -> Iterable[str]:
