@@ -24,6 +24,7 @@ CASES = [
     ("adapter_empty_blocks", "score", POSITIONS, ["task"], "all", 2, "type2_car"),
     ("statsmodels_breaker", "y", ["a", "b", "f"], ["t"], ["a:b"], 2, "type2"),
     ("statsmodels_breaker", "y", ["a", "b", "f"], ["t"], ["a:b"], 1, "type1"),
+    ("npk_blocks", "yield", ["N", "P", "K"], ["block"], "all", 1, "fixed_block_type1"),
     ("nutrition_empty", "gain", ["age", "group", "race"], [], "all", 2, "type2_car"),
     ("moore_unbalanced", "conformity", ["fcategory", "partner_status"], [], "all", 2, "type2"),
     ("moore_unbalanced", "conformity", ["fcategory", "partner_status"], [], "all", 3, "type3"),
@@ -49,6 +50,30 @@ def test_the_table_equals_r(name, response, factors, blocks, interactions, type,
         f = next(row[k] for k in ("F value", "F values") if k in row)
         assert term.df == row["Df"]
         assert (term.sum_sq, term.F, term.p) == pytest.approx((row["Sum Sq"], f, row["Pr(>F)"]), rel=1e-9)
+
+
+def _equal(table, rows):
+    for row in rows[:-1]:
+        term = next(t for t in table.terms if set(t.term.split(":")) == set(row["term"].split(":")))
+        assert term.df == row["Df"]
+        if term.df:
+            assert (term.sum_sq, term.F) == pytest.approx((row["Sum Sq"], row["F value"]), rel=1e-9)
+    assert table.residual["df"] == rows[-1]["Df"]
+
+
+@pytest.mark.parametrize("name", ["adapter_failed", "adapter_empty_blocks"])
+def test_three_way_interactions_equal_car(name):
+    known = oracles.expected(name)["three_way"]["type2"]
+    crossed = ["in_pos:out_pos", "in_pos:form", "out_pos:form", "in_pos:out_pos:form"]
+    _equal(anova(oracles.data(name), "score", POSITIONS, ["task"], crossed, error="residual"), known)
+
+
+def test_an_interaction_confounded_with_blocks_has_no_df_and_blocks_lose_theirs():
+    """npk: N:P:K is confounded with blocks, so that car gives it 0 df and blocks 4 of 5."""
+    crossed = ["N:P", "N:K", "P:K", "N:P:K"]
+    table = anova(oracles.data("npk_blocks"), "yield", ["N", "P", "K"], ["block"], crossed)
+    assert (table["N:P:K"].df, table["N:P:K"].p) == (0, None)
+    _equal(table, oracles.expected("npk_blocks")["fixed_block_type2"])
 
 
 def test_estimable_and_nominal_df_and_the_empty_cells_are_named():
