@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,10 +20,14 @@ from study.config import (
     Protocol,
     ProtocolBy,
     StudyConfig,
+    SubsetSection,
     TuneSection,
 )
 from study.faults import Faults, Path_, near
 from study.space import ALL, Factor, Space, text
+from study.strategies.factorial import Factorial
+from study.strategies.strategy import Strategy
+from study.strategies.subset import Subset
 from study.tasks.specs import TaskSpec, resolve_task
 from study.tuning import Tune
 from study.tuning_checks import TuneCheck
@@ -47,6 +51,7 @@ class Check(Faults):
         "protocol": Protocol.model_fields,
         "protocol_by": Protocol.model_fields,
         "nested": NestedSection.model_fields,
+        "strategy": SubsetSection.model_fields,
         "tune": TuneSection.model_fields,
     }
 
@@ -103,8 +108,10 @@ class Check(Faults):
                 self._fault((name,), f"this version has no code for {LATER[name]}; remove the section")
             elif name not in SECTIONS:
                 self._fault((str(name),), "unknown section" + near(str(name), SECTIONS))
-            elif name == "strategy" and value != "factorial":
-                self._fault((name,), f"got {value!r}; this version runs `factorial` only")
+            elif name == "strategy":
+                given.pop(name)
+                for strategy in self._strategy(value):
+                    given[name] = strategy
             else:
                 given.pop(name, None)
                 try:
@@ -112,6 +119,20 @@ class Check(Faults):
                 except ValidationError as error:
                     self._pydantic(error, (name,))
         return given
+
+    def _strategy(self, value: Any) -> Iterator[Strategy]:
+        """Yield the strategy that is asked for, if it is right in form."""
+        if value in ("factorial", {"kind": "factorial"}):
+            yield Factorial()
+        elif isinstance(value, dict) and value.get("kind") == "subset":
+            try:
+                section = SubsetSection.model_validate(value)
+                yield Subset(section.size, section.interactions, section.seed)
+            except ValidationError as error:
+                self._pydantic(error, ("strategy",))
+        else:
+            path = ("strategy", "kind") if isinstance(value, dict) and "kind" in value else ("strategy",)
+            self._fault(path, f"got {value!r}, expected `factorial` or a subset such as {{kind: subset, size: 60}}")
 
     def _task(self, spec: Any) -> TaskSpec:
         if not isinstance(spec, str | dict):
@@ -204,12 +225,25 @@ class Check(Faults):
         if len(self.faults) > before and "method" not in known:
             return None
         forbid = tuple({name: tuple(levels) for name, levels in rule.items()} for rule in given["forbid"])
-        space = Space(tuple(factors), fixed, forbid)
-        for fault in space.faults:
+        space = Space(tuple(factors), fixed, forbid, given.get("strategy", Factorial()))
+        if "strategy" not in given and not space.complete:
+            return None
+        try:
+            found = space.faults
+        except InputFault as too_large:
+            self._fault(("factors",), str(too_large))
+            return None
+        for fault in found:
             self._fault(self._place(fault.name, fault.level, given), fault.message)
-        if not space.designs and len(self.faults) == before:
-            self._fault(("factors",), "every cell is forbidden; nothing is left to run")
-        return space
+        if not space.valid and len(self.faults) == before:
+            every = "every cell" if space.complete else f"every one of {space.looked_at} cells drawn at random"
+            self._fault(("factors",), f"{every} is forbidden; nothing is left to run")
+        if found or not space.valid:
+            return space
+        refused = list(space.strategy.faults(space))
+        for key, message in refused:
+            self._fault(("strategy", key), message)
+        return None if refused else space
 
     def _factor(
         self, name: str, levels: Any, above: Path_, when: tuple[str, tuple[Any, ...]] | None = None

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from study import shipped
+from study.strategies.factorial import Factorial
 from study.yaml_lines import Lines, read_yaml
 
 if TYPE_CHECKING:
@@ -110,6 +111,15 @@ def _seeds(value: Any) -> Any:
     return list(seeds)
 
 
+def _interactions(value: Any) -> Any:
+    if value in ("none", "all"):
+        return value
+    found = _listed(value)
+    if not found or not all(isinstance(item, str) for item in found):
+        raise ValueError(f"got {value!r}, expected none, all, or a list such as [input:output]")
+    return tuple(found)
+
+
 _Level = Annotated[Any, BeforeValidator(_level)]
 _Levels = Annotated[Any, BeforeValidator(_levels)]
 _SomeLevels = Annotated[list[_Level], BeforeValidator(_listed), Field(min_length=1)]
@@ -123,6 +133,17 @@ class NestedSection(BaseModel):
 
     when: dict[str, _SomeLevels] = Field(min_length=1, max_length=1)
     factors: dict[str, _Levels] = Field(min_length=1)
+
+
+class SubsetSection(BaseModel):
+    """The section `strategy`, where it asks for a subset of the valid designs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["subset"]
+    size: int = Field(ge=1, strict=True)
+    interactions: Annotated[Any, BeforeValidator(_interactions)] = "none"
+    seed: int = Field(default=0, ge=0, strict=True)
 
 
 class TuneSection(BaseModel):
@@ -145,7 +166,7 @@ SECTIONS: dict[str, Any] = {
     "fixed": dict[str, _Level],
     "nested": list[NestedSection],
     "forbid": list[Annotated[dict[str, Annotated[list[_Level], BeforeValidator(_listed)]], Field(min_length=1)]],
-    "strategy": Literal["factorial"],
+    "strategy": Literal["factorial"] | SubsetSection,
     "tasks": Annotated[list[Any], BeforeValidator(_listed), Field(min_length=1)],
     "tune": TuneSection,
     "seeds": _Seeds,
@@ -162,7 +183,7 @@ DEFAULTS: dict[str, Any] = {
     "nested": [],
     "forbid": [],
     "tune": None,
-    "strategy": "factorial",
+    "strategy": Factorial(),
     "seeds": [0],
     "protocol": Protocol(),
     "protocol_by": {},

@@ -5,9 +5,10 @@ Knows neither tasks nor seeds, and imports no torch.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -17,6 +18,8 @@ from adapters.faults import InputFault
 from adapters.methods.adapter import ACTIVATIONS, INITS
 from adapters.positions import PAIRS, READS, WRITES, check_pair
 from study.canonical import canonical, canonical_json
+from study.strategies.factorial import Factorial
+from study.strategies.strategy import Chosen, Strategy
 
 Level = str | int | float | bool
 Design = dict[str, Any]
@@ -24,8 +27,18 @@ Design = dict[str, Any]
 REFERENCE: Design = {"method": "none"}
 """The design of the untuned backbone, with which a study is compared."""
 
+PAIR = ("input", "output")
+"""Two factors whose valid combinations are one factor, where both vary."""
+
 ALL: dict[str, tuple[str, ...]] = {"input": READS, "output": WRITES, "activation": ACTIVATIONS, "init": INITS}
 """What `all` stands for; other factors have no finite list of levels."""
+
+
+LIMIT = 200_000
+"""Combinations of levels that are gone through one by one, which takes some seconds; of more, valid ones are drawn."""
+
+DRAWN = 10_000
+"""Valid designs that are drawn from a larger space, at most."""
 
 
 def text(value: Any) -> str:
@@ -68,6 +81,7 @@ class _Cells:
     designs: list[Design] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     faults: list[LevelFault] = field(default_factory=list)
+    looked_at: int = 0
 
 
 @dataclass(frozen=True)
@@ -82,20 +96,68 @@ class Space:
         Keys that every design has, with their one level.
     forbid : tuple of dict
         Cells that match every key of one of these (any of its levels) are left out.
+    strategy : Strategy
+        Chooses the designs that are run.
     """
 
     factors: tuple[Factor, ...]
     fixed: dict[str, Level]
     forbid: tuple[dict[str, tuple[Level, ...]], ...] = ()
+    strategy: Strategy = Factorial()
 
     @property
     def designs(self) -> list[Design]:
-        """The valid designs in canonical form, each once, in the order of the factors' levels."""
+        """The designs that are run: of the valid ones, those that the strategy chooses."""
+        return self.chosen.designs
+
+    @cached_property
+    def chosen(self) -> Chosen:
+        """What the strategy chooses."""
+        return self.strategy.choose(self)
+
+    @property
+    def valid(self) -> list[Design]:
+        """The valid designs in canonical form, each once, in the order of the factors' levels.
+
+        Raises
+        ------
+        InputFault
+            If there are too many cells to go through, and the strategy has no use for valid ones drawn at random.
+        """
         return self._cells.designs
+
+    @cached_property
+    def size(self) -> int:
+        """How many cells the crossing has, forbidden ones included."""
+        known = [{f.when[0] for f in self.factors[place:] if f.when} for place in range(len(self.factors) + 1)]
+        counts = {frozenset((key, text(level)) for key, level in self.fixed.items() if key in known[0]): 1}
+        for place, factor in enumerate(self.factors):
+            grown: Counter[frozenset[tuple[str, str]]] = Counter()
+            for cell, count in counts.items():
+                kept = frozenset(pair for pair in cell if pair[0] in known[place + 1])
+                if not factor.exists_in(dict(cell)):
+                    grown[kept] += count
+                elif factor.name not in known[place + 1]:
+                    grown[kept] += count * len(factor.levels)
+                else:
+                    for level in factor.levels:
+                        grown[kept | {(factor.name, text(level))}] += count
+            counts = dict(grown)
+        return sum(counts.values())
+
+    @property
+    def complete(self) -> bool:
+        """Whether every cell is gone through; else `valid` holds designs drawn at random."""
+        return self.size <= LIMIT
+
+    @property
+    def looked_at(self) -> int:
+        """How many cells were gone through, or drawn at random."""
+        return self._cells.looked_at
 
     @property
     def left_out(self) -> dict[str, int]:
-        """How many cells were left out, by reason."""
+        """How many of the cells that were looked at were left out, by reason."""
         return dict(self._cells.left_out)
 
     @property
@@ -106,8 +168,12 @@ class Space:
     @property
     def varying(self) -> list[str]:
         """Names of the factors that take at least two levels among the designs, in the order declared."""
+        return self.varying_in(self.designs)
+
+    def varying_in(self, designs: Iterable[Design]) -> list[str]:
+        """Return the names of the factors that take at least two levels among some designs."""
         names = dict.fromkeys(factor.name for factor in self.factors)
-        return [name for name in names if len({text(d[name]) for d in self.designs if name in d}) > 1]
+        return [name for name in names if len({text(d[name]) for d in designs if name in d}) > 1]
 
     def cells(self) -> Iterator[Design]:
         """Yield every cell of the crossing, forbidden ones included, before defaults are filled."""
@@ -155,12 +221,48 @@ class Space:
             found.insert(place, joined)
         return [(list(a), list(b)) for a, b in found]
 
+    def _drawn(self, seed: int) -> Iterator[tuple[tuple[int, ...], Design]]:
+        """Yield cells drawn at random, each level of a factor as likely as its others, with their levels' places.
+
+        Which cells are drawn does not depend on the order of factors or levels.
+        """
+        levels = [sorted(enumerate(factor.levels), key=lambda entry: text(entry[1])) for factor in self.factors]
+        for number in range(LIMIT):
+            cell, places = dict(self.fixed), []
+            for factor, known in zip(self.factors, levels, strict=True):
+                place = -1
+                if factor.exists_in(cell):
+                    drawn = hashlib.sha256(f"{seed} {number} {factor.name}".encode()).digest()
+                    place, cell[factor.name] = known[int.from_bytes(drawn[:8], "big") % len(known)]
+                places.append(place)
+            yield tuple(places), cell
+
+    def _looked_at(self) -> Iterable[Design]:
+        """Return the cells to look at: all, or so many drawn ones that enough of them are valid."""
+        if self.complete:
+            return self.cells()
+        if self.strategy.seed is None:
+            raise InputFault(
+                f"{self.size} combinations of levels are more than can be gone through ({LIMIT}); run some of them "
+                "with `strategy: {kind: subset, size: 60}`, or declare fewer factors or levels"
+            )
+        found: dict[tuple[int, ...], Design] = {}
+        valid = 0
+        for places, cell in self._drawn(self.strategy.seed):
+            if places not in found:
+                found[places] = cell
+                valid += self._forbidden(cell) is None
+            if valid == DRAWN:
+                break
+        return [found[places] for places in sorted(found)]
+
     @cached_property
     def _cells(self) -> _Cells:
         cells = _Cells()
         seen: set[str] = set()
         blamed: set[tuple[str | None, str, str]] = set()
-        for cell in self.cells():
+        for cell in self._looked_at():
+            cells.looked_at += 1
             reason = self._forbidden(cell)
             if reason:
                 cells.left_out[reason] += 1

@@ -21,25 +21,28 @@ def describe(study: Study) -> Iterator[str]:
     for name in names:
         yield f"  {name}: {', '.join(space.levels(name))}"
     yield f"fixed: {', '.join(f'{name}={level}' for name, level in space.fixed.items()) or 'none'}"
-    yield "forbidden cells:"
+    yield "forbidden cells:" if space.complete else f"forbidden cells, of {space.looked_at} drawn at random:"
     for reason, count in space.left_out.items():
         yield f"  {count}: {reason}"
     if not space.left_out:
         yield "  none"
     yield "components (levels of different components cannot be compared through the two factors):"
-    told = False
+    parted = False
     for first, second in itertools.combinations(space.varying, 2):
         parts = space.components(first, second)
         if len(parts) > 1:
-            told = True
+            parted = True
             yield f"  {first} × {second}: {len(parts)}"
             for a, b in parts:
                 yield f"    {first} {', '.join(a)} × {second} {', '.join(b)}"
-    if not told:
+    if not parted:
         yield "  one: every level is connected with every other"
     designs, tasks, seeds = len(space.designs), len(config.tasks), len(config.seeds)
     backbones = len(config.backbones)
-    yield f"designs: {designs}"
+    told = space.chosen.told
+    yield f"designs: {designs}" + (f" of {len(space.valid)} valid ones" if told else "")
+    for line in told:
+        yield f"  {line}"
     yield f"tasks: {', '.join(task.name for task in config.tasks)}"
     yield f"seeds: {', '.join(map(str, config.seeds))}"
     total = designs * tasks * seeds * backbones
