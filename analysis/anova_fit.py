@@ -346,6 +346,12 @@ def _notes(
         yield "The model reproduces the response exactly: there is no residual to test against."
     if block is not None:
         yield from _notes_on_error(rows, name(block))
+    below = [row.term for row in rows if row.partial_eta_sq_ci and row.partial_eta_sq_ci[1] < (row.partial_eta_sq or 0)]
+    if below:
+        yield (
+            f"The interval of {', '.join(below)} ends below its partial eta²: F is so small that hardly any effect "
+            "explains it, and eta² is above 0 by chance alone."
+        )
     if test.raw_negative:
         yield "Negative estimates are given as 0; raw: " + "; ".join(test.raw_negative) + "."
 

@@ -28,9 +28,9 @@ def command(
     """Check the assumptions of the analysis of variance, and repeat it by methods that do without them.
 
     Equal spread (Brown-Forsythe), normal residuals and outliers; F with HC3 variances, Freedman-Lane permutation within
-    blocks, aligned ranks where factors are fully crossed. Where trials failed: whether failures depend on the factors,
-    the comparison on blocks where all succeeded, and the analysis in which a failure is as bad as the worst value. All of
-    it is against the residual, so it speaks of the blocks that were run.
+    blocks, aligned ranks where factors are fully crossed; all against the residual, so that they speak of the blocks
+    that were run. Where trials failed: whether failures depend on the factors, the comparison on blocks where all
+    succeeded, and the analysis in which a failure is as bad as the worst value.
     """
     from analysis.checks import check
     from analysis.failed_trials import failures
