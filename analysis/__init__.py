@@ -7,13 +7,32 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
-    "AnovaTable": "analysis.anova_table",
     "anova": "analysis.anova_fit",
+    "AnovaTable": "analysis.anova_table",
+    "best": "analysis.compare",
     "cell_means": "analysis.means",
+    "check": "analysis.checks",
+    "contrasts": "analysis.compare",
     "differences": "analysis.means",
+    "failures": "analysis.failed_trials",
+    "friedman": "analysis.robust_tests",
+    "games_howell": "analysis.oneway",
+    "importance": "analysis.importance_shares",
     "marginal_means": "analysis.means",
-    "ReportContent": "analysis.report.content",
+    "mixed": "analysis.mixed_model",
+    "pairwise": "analysis.compare",
+    "pareto": "analysis.pareto_optimal",
+    "power": "analysis.power_design",
     "render": "analysis.report.page",
+    "ReportContent": "analysis.report.content",
+    "robust": "analysis.robust_tests",
+    "sensitivity": "analysis.sensitivity_fit",
+    "several": "analysis.several_scores",
+    "size_trend": "analysis.size_slopes",
+    "subset": "analysis.optimal",
+    "trend": "analysis.trend_contrasts",
+    "variance_components": "analysis.variance",
+    "welch": "analysis.oneway",
 }
 __all__ = sorted(_HOMES)
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from scipy.stats import norm
 
-from analysis.figures import ACCENT, COLOURS, INK, MUTED, _figure, _plain
+from analysis.figures import ACCENT, COLOURS, INK, MUTED, new_figure, plain_axes
 
 if TYPE_CHECKING:
     from analysis.checks import Checks
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def residual_plots(checks: Checks) -> Figure:
     """Residuals against fitted values, and their quantiles against the normal's; an outlier is named in both."""
-    figure = _figure(6.8, 2.9)
+    figure = new_figure(6.8, 2.9)
     left, right = figure.subplots(1, 2)
     residuals = checks.residuals
     order = np.argsort(residuals, kind="stable")
@@ -39,6 +39,6 @@ def residual_plots(checks: Checks) -> Figure:
             ax.annotate(f"row {checks.outlier.row}", (x, y), xytext=(-6 if side == "right" else 6, 0), ha=side,
                         va="center", textcoords="offset points", size=7.5, color=INK)  # fmt: skip
     for ax in (left, right):
-        _plain(ax, "both")
+        plain_axes(ax, "both")
         ax.xaxis.set_major_locator(MaxNLocator(5))
     return figure

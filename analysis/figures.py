@@ -22,13 +22,15 @@ INK, MUTED, GRID, ACCENT, EMPTY = "#1c2430", "#66707c", "#e4e7eb", "#20639b", "#
 COLOURS = ("#20639b", "#c8553d", "#3a8c6e", "#8a5fa8", "#b58900", "#5b6770")
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """Make an empty figure of so many inches."""
     figure = Figure(figsize=(width, height), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
-def _plain(ax: Axes, grid: str | None = None) -> None:
+def plain_axes(ax: Axes, grid: str | None = None) -> None:
+    """Take the frame and the ticks off, and lay a grid along "x", "y" or "both"."""
     for side in ("top", "right", "left", "bottom"):
         ax.spines[side].set_visible(side == "bottom" and grid != "y")
         ax.spines[side].set_color("#b8bec6")
@@ -72,7 +74,7 @@ def heat_map(
 
     table = means.pivot(index=rows, columns=columns, values=value)
     table = table.loc[_ordered(list(means[rows]), order), _ordered(list(means[columns]), order)]
-    figure = _figure(1.9 + 0.78 * table.shape[1], 1.1 + 0.42 * table.shape[0])
+    figure = new_figure(1.9 + 0.78 * table.shape[1], 1.1 + 0.42 * table.shape[0])
     ax = figure.subplots()
     ax.set_facecolor(EMPTY)
     spread = float(np.nanmax(table.to_numpy()) - np.nanmin(table.to_numpy()))
@@ -96,7 +98,7 @@ def heat_map(
 def effects(table: AnovaTable) -> Figure:
     """Partial η² of every tested term that is not a block, with its interval; p and degrees of freedom beside it."""
     rows = [(r, r.partial_eta_sq) for r in table.terms if r.role != "block" and r.partial_eta_sq is not None]
-    figure = _figure(7.2, 0.75 + 0.34 * max(1, len(rows)))
+    figure = new_figure(7.2, 0.75 + 0.34 * max(1, len(rows)))
     ax = figure.subplots()
     if not rows:
         ax.text(0.5, 0.5, "nothing could be tested", ha="center", va="center", color=MUTED, size=9)
@@ -113,7 +115,7 @@ def effects(table: AnovaTable) -> Figure:
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.set_xlim(-0.01, 1)
     ax.set_xlabel(f"partial η², {table.ci['level']:.0%} interval")
-    _plain(ax, "x")
+    plain_axes(ax, "x")
     return figure
 
 
@@ -138,7 +140,7 @@ def dot_plot(
         Inches.
     """
     count = len(means)
-    figure = _figure(width, 0.7 + 0.25 * count)
+    figure = new_figure(width, 0.7 + 0.25 * count)
     ax = figure.subplots()
     groups = list(dict.fromkeys(means[group])) if group else [""]
     for number, name in enumerate(groups):
@@ -156,13 +158,13 @@ def dot_plot(
     if group and len(groups) > 1:
         # Above the plot: inside it would cover intervals.
         figure.legend(frameon=False, fontsize=7.5, loc="outside upper left", ncols=len(groups), labelcolor=INK)
-    _plain(ax, "x")
+    plain_axes(ax, "x")
     return figure
 
 
 def diagnostics(table: AnovaTable) -> Figure:
     """Residuals against fitted values, and their quantiles against the normal's."""
-    figure = _figure(6.4, 2.5)
+    figure = new_figure(6.4, 2.5)
     left, right = figure.subplots(1, 2)
     left.plot(table.fitted, table.residuals, ".", color=ACCENT, markersize=4, alpha=0.6)
     left.axhline(0, color=MUTED, linewidth=0.8)
@@ -174,7 +176,7 @@ def diagnostics(table: AnovaTable) -> Figure:
     right.axline((0, 0), slope=1, color=MUTED, linewidth=0.8)
     right.set(xlabel="normal quantile", ylabel="residual / SD")
     for ax in (left, right):
-        _plain(ax, "both")
+        plain_axes(ax, "both")
         ax.xaxis.set_major_locator(MaxNLocator(5))
     return figure
 
@@ -262,7 +264,7 @@ def cost(
 
     Designs with a true value in a column ``front`` are joined by a line over ``parameters``; its ends are named.
     """
-    figure = _figure(3.7 * len(measures), 3.4)
+    figure = new_figure(3.7 * len(measures), 3.4)
     groups = list(dict.fromkeys(designs[group])) if group else [""]
     best = designs[response].rank(ascending=not higher_is_better)
     for ax, (column, words) in zip(np.atleast_1d(figure.subplots(1, len(measures))), measures.items(), strict=True):
@@ -285,7 +287,7 @@ def cost(
             ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
         ax.margins(x=0.15)
         ax.set(xlabel=words, ylabel=axis)
-        _plain(ax, "both")
+        plain_axes(ax, "both")
     if group and len(groups) > 1:
         handles, names = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside lower left", ncols=len(groups), frameon=False, fontsize=7.5,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from analysis.figures import COLOURS, INK, MUTED, _figure, _plain
+from analysis.figures import COLOURS, INK, MUTED, new_figure, plain_axes
 
 if TYPE_CHECKING:
     from analysis.power_result import Power
@@ -27,7 +27,7 @@ def power_curves(found: Power) -> Figure:
     terms = list(dict.fromkeys(grid["term"]))[:_PANELS] if len(grid) else []
     columns = min(_COLUMNS, max(1, len(terms)))
     rows = max(1, -(-len(terms) // columns))
-    figure = _figure(0.8 + 2.6 * columns, 0.6 + 2.3 * rows)
+    figure = new_figure(0.8 + 2.6 * columns, 0.6 + 2.3 * rows)
     axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for ax in axes.flat[len(terms) :]:
         ax.set_axis_off()
@@ -47,7 +47,7 @@ def power_curves(found: Power) -> Figure:
         ax.set(xlabel="tasks", ylim=(0, 1.02))
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         ax.yaxis.set_major_formatter(PercentFormatter(1.0))
-        _plain(ax, "both")
+        plain_axes(ax, "both")
     for ax in axes[:, 0]:
         ax.set_ylabel("power", size=8.5, color=MUTED)
     handles, labels = axes.flat[0].get_legend_handles_labels()

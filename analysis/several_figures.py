@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.figures import INK, MUTED, _figure, _plain
+from analysis.figures import INK, MUTED, new_figure, plain_axes
 
 if TYPE_CHECKING:
     from analysis.pareto_optimal import Pareto
@@ -21,7 +21,7 @@ def pareto_plot(result: Pareto) -> Figure:
 
     first, second = list(result.scores)[:2]
     designs = result.designs
-    figure = _figure(5.4, 3.8)
+    figure = new_figure(5.4, 3.8)
     ax = figure.subplots()
     known = designs["probability"].notna().all()
     if known:
@@ -41,5 +41,5 @@ def pareto_plot(result: Pareto) -> Figure:
     ax.set(xlabel=f"{first} ({result.scores[first]} is better)", ylabel=f"{second} ({result.scores[second]} is better)")
     ax.margins(x=0.15, y=0.1)
     ax.xaxis.set_major_locator(MaxNLocator(5))
-    _plain(ax, "both")
+    plain_axes(ax, "both")
     return figure

@@ -1,11 +1,14 @@
 """Whether the tests keep their promise: null studies of the paper's design, and the share of them called significant.
 
-    python -m benchmarks.calibration [--studies 10000] [--json]
+    python -m benchmarks.calibration [--studies 10000] [--with-effects 2000] [--json]
 
 A study is 20 pairs × 4 activations × 5 tasks. Nothing has an effect; what varies is the residual (SD 1), the tasks,
 and, by scenario, how much pairs, outputs and activations differ from task to task. With failures, a tenth of the trials
 is missing, each time another tenth of twenty. Printed is the share of studies in which a term's p is below 5 %, for p
 as it is and for the p that decides (the lower bound where ε is unknown), each ± 1.96 binomial standard errors.
+
+In studies with effects (of pairs, SD 0.5, on top of equal variances by task), printed is how many of the 95 % intervals
+of pairs' differences to the first one hold the true difference, and how often the truly best pair is in Hsu's set.
 """
 
 import argparse
@@ -23,6 +26,7 @@ import pandas as pd
 
 from adapters import PAIRS
 from analysis.anova_fit import COMPONENT, Comparisons
+from analysis.compare import best, pairwise
 from analysis.components import connect
 from analysis.declared import Declared, declared
 from analysis.model import Design, Term
@@ -102,6 +106,51 @@ def count(scenario: str, failures: bool, block: Term | None, studies: int, seed:
     return found
 
 
+def cover(failures: bool, error: str, studies: int, seed: int) -> np.ndarray:
+    """Count over studies with effects.
+
+    Intervals, those that hold the truth; studies, those whose set holds the best; the pairs in these sets.
+    """
+    rng = np.random.default_rng(10_000 + seed)
+    frame = cells()
+    counts = np.zeros(5)
+    for _ in range(studies):
+        kept = frame[rng.random(len(frame)) > 0.1] if failures else frame
+        truth = {pair: 0.5 * rng.normal() for pair in PAIRS}
+        draw = drawn(kept, SDS["equal variances" if error == "task" else "no variance by task"], rng)
+        effect = np.array([truth[pair] for pair in zip(kept["input"], kept["output"], strict=True)])
+        rows = kept.assign(y=effect + draw())
+        given = rows, "y", list(PAIR), [*PAIR, "activation"], ["task"], ["input:output"]
+        found = pairwise(*given, error=error, adjust="none", reference=PAIRS[0]).to_frame()
+        true = np.array([truth[_pair(label)] - truth[PAIRS[0]] for label in found["first"]])
+        held = (found["lower"] <= true) & (true <= found["upper"])
+        chosen = [_pair(label) for label in best(*given, error=error).may_be_best]
+        counts += [len(held), held.sum(), 1, max(truth, key=truth.__getitem__) in chosen, len(chosen)]
+    return counts
+
+
+def _pair(label: str) -> tuple[str, str]:
+    read, write = label.split(":")
+    return read, write
+
+
+def measure_cover(studies: int) -> list[dict[str, Any]]:
+    """Run studies with effects on all cores; one row an error term, with and without failures."""
+    rows = []
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        for error in ("residual", "task"):
+            for failures in (False, True):
+                parts = [_CHUNK // 10] * (studies * 10 // _CHUNK)
+                found = sum(pool.map(partial(cover, failures, error), parts, range(len(parts))), np.zeros(5))
+                rows.append({
+                    "error": error, "failures": failures, "studies": int(found[2]), "intervals": int(found[0]),
+                    "hold the truth": found[1] / found[0], "sets with the best": found[3] / found[2],
+                    "pairs in a set": found[4] / found[2],
+                })  # fmt: skip
+                print(f"effects, {error}, {'with' if failures else 'without'} failures: done", file=sys.stderr)
+    return rows
+
+
 def measure(studies: int) -> list[dict[str, Any]]:
     """Run all scenarios on all cores; one row a scenario and term."""
     rows = []
@@ -130,16 +179,18 @@ def main() -> None:
     """Run the simulation and print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, default=10_000)
+    parser.add_argument("--with-effects", type=int, default=2000)
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    rows = measure(given.studies)
+    rows, covered = measure(given.studies), measure_cover(given.with_effects)
     if given.json:
-        print(json.dumps({"rows": rows, "studies": given.studies, "machine": machine()}, indent=1))
+        print(json.dumps({"rows": rows, "with effects": covered, "machine": machine()}, indent=1))
         return
     frame = pd.DataFrame(rows)
     for column in ("below", "decided", "margin"):
         frame[column] = (100 * frame[column]).round(2)
     print(frame.to_string(index=False))
+    print(pd.DataFrame(covered).to_string(index=False))
 
 
 if __name__ == "__main__":

@@ -67,9 +67,9 @@ def test_the_error_stratum_of_machines_equals_aov_and_the_mixed_models_f():
     row = anova(oracles.data("machines_mixed"), "score", ["Machine"], ["Worker"], error="Worker")["Machine"]
     stratum = known["error_strata"]["Error: Worker:Machine"][0]
     assert (row.sum_sq, row.F, row.error.df) == pytest.approx((stratum["Sum Sq"], stratum["F value"], 10), rel=1e-9)
-    assert row.F == pytest.approx(known["with_interaction"]["anova_KR"][0]["F value"], rel=1e-6)
+    assert pytest.approx(known["with_interaction"]["anova_KR"][0]["F value"], rel=1e-6) == row.F
     on_these = anova(oracles.data("machines_mixed"), "score", ["Machine"], ["Worker"], error="residual")["Machine"]
-    assert on_these.F == pytest.approx(known["intercept_only"]["anova"][0]["F value"], rel=1e-6)
+    assert pytest.approx(known["intercept_only"]["anova"][0]["F value"], rel=1e-6) == on_these.F
 
 
 def _crossed(rng: np.random.Generator, tasks: int = 4, seeds: int = 3) -> pd.DataFrame:
@@ -89,7 +89,7 @@ def test_on_balanced_data_the_denominator_is_the_interaction_with_task():
     ):  # fmt: skip
         row = table[ours]
         assert (row.error.term, row.error.df) == (f"{ours}:task", theirs.loc[error, "df"])
-        assert row.F == pytest.approx(mean_sq[term] / mean_sq[error], rel=1e-10)
+        assert pytest.approx(mean_sq[term] / mean_sq[error], rel=1e-10) == row.F
         assert not row.error.approximate
 
 
@@ -181,7 +181,7 @@ def test_without_degrees_of_freedom_p_is_null_and_never_the_residuals():
     means = frame.groupby(["a", "task"])["y"].mean().reset_index()
     by_hand = anova(means, "y", ["a"])["a"]
     assert several.error.term == "task" and several.error.df == by_hand.error.df == 3
-    assert several.F == pytest.approx(by_hand.F, rel=1e-10)
+    assert pytest.approx(by_hand.F, rel=1e-10) == several.F
 
 
 def test_one_task_is_no_error_term():

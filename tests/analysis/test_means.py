@@ -32,7 +32,9 @@ def test_additive_means_equal_emmeans(factor):
 
 
 def test_means_in_an_interaction_model_equal_emmeans_and_the_forbidden_have_no_row():
-    ours = marginal_means(FRAME, "score", ["in_pos", "out_pos"], FACTORS, ["task"], "all", over="levels", error="residual")
+    ours = marginal_means(
+        FRAME, "score", ["in_pos", "out_pos"], FACTORS, ["task"], "all", over="levels", error="residual"
+    )
     assert len(ours) == 15
     _equal(ours, KNOWN["emm_in_out"], ["in_pos", "out_pos"])
 

@@ -1,0 +1,99 @@
+"""`adapter-study sensitivity`: how much methods depend on their hyper-parameters; never imports torch."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from study.cli.rows import columns_of, listed, rows
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+
+    from analysis.sensitivity_result import Sensitivity
+
+
+def command(
+    results: Annotated[Path, typer.Argument(help="A store, a parquet file or a CSV.")],
+    response: Annotated[str, typer.Option(help="The numeric column that hyper-parameters are to change.")],
+    settings: Annotated[str, typer.Option(help="Hyper-parameters: A,B. protocol.KEY too, such as learning_rate.")],
+    by: Annotated[str, typer.Option(help="Look at each level of this column by itself; '' takes all rows.")] = "method",
+    blocks: Annotated[str, typer.Option(help="Columns taken out first: C,D:E.")] = "task,task:seed",
+    within: Annotated[
+        float | None, typer.Option(help="Settings this close to the best are good; default: the SD between seeds.")
+    ] = None,
+    error: Annotated[
+        str, typer.Option(help="What omega² is measured against: auto, residual, or a block such as task.")
+    ] = "auto",
+    lower_is_better: Annotated[bool, typer.Option("--lower-is-better", help="The lowest mean is best.")] = False,
+    draws: Annotated[int, typer.Option(help="Draws of the bootstrap over tasks.")] = 1000,
+    evaluator_draws: Annotated[int, typer.Option(help="Draws for the intervals of optuna's importances.")] = 100,
+    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    where: Annotated[
+        list[str] | None, typer.Option(help="Use only rows with COLUMN=VALUE[,VALUE…]; protocol.KEY=VALUE too.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Say how sensitive methods are to their hyper-parameters, over the grid of settings that was run.
+
+    For each method: the spread of its settings' means, the share of settings about as good as the best, and the
+    importance of each hyper-parameter by the analysis of variance and by optuna's evaluators, with bootstrap intervals
+    over tasks. A hyper-parameter that has no value in any row of a method does not exist there.
+    """
+    from analysis.sensitivity_fit import sensitivity
+
+    asked, block_names = listed(settings, "--settings"), listed(blocks, "--blocks")
+    told_apart = [*asked, *([by] if by else [])]
+    frame = rows(results, [response], columns_of(told_apart, block_names), where or [])
+    found = sensitivity(
+        frame, response, asked, by or None, block_names, within, draws, seed,
+        higher_is_better=not lower_is_better, evaluator_draws=evaluator_draws, error=error,
+    )  # fmt: skip
+    if as_json:
+        print(json.dumps(found.to_dict(), indent=1, allow_nan=False))
+        print(f"{found.n} rows, {found.n_missing} without {response}", file=sys.stderr)
+    else:
+        print_sensitivity(found)
+
+
+def print_sensitivity(found: Sensitivity, console: Console | None = None) -> None:
+    """Print the tables and what they mean for people."""
+    from rich.console import Console
+
+    if console is None:
+        console = Console(width=None if sys.stdout.isatty() else 120)
+    frame = found.to_frame()
+    first = found.by or "method"
+    spread = [first, "settings", "sd", "sd_lower", "sd_upper", "share_within", "share_lower", "share_upper", "best"]
+    _print(console, f"{found.response}: spread over the settings of each method", frame[spread])
+    importances = found.importances()
+    if len(importances):
+        shown = [first, "hyper_parameter", "share", "omega_sq", "ped_anova", "ped_anova_lower", "ped_anova_upper"]
+        if importances["fanova"].notna().any():
+            shown += ["fanova", "fanova_lower", "fanova_upper"]
+        _print(console, "which hyper-parameter matters", importances[shown])
+    console.print(found.explain(), highlight=False, markup=False)
+
+
+def _print(console: Console, title: str, frame: pd.DataFrame) -> None:
+    from pandas.api.types import is_numeric_dtype
+    from rich.table import Table
+
+    grid = Table(title=title, title_justify="left", box=None)
+    for column in frame.columns:
+        grid.add_column(column.replace("_", " "), justify="right" if is_numeric_dtype(frame[column]) else "left")
+    for row in frame.itertuples(index=False):
+        grid.add_row(*(_cell(value) for value in row))
+    console.print(grid)
+    console.print()
+
+
+def _cell(value: object) -> str:
+    if value is None or value != value:
+        return "–"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
