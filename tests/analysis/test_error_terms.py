@@ -136,11 +136,12 @@ def test_expected_mean_squares_equal_traces_of_dense_projections():
     assert error.approximate and error.term == "a:task and residual"
     # The denominator's expectation is that of the mean square without an effect, whatever the variances are.
     within = projection([*others, ("a",), ("a", "task")]) - projection([*others, ("a",)])
-    load = np.trace(within @ one_hot(("a", "task")) @ one_hot(("a", "task")).T) / np.linalg.matrix_rank(within, tol=1e-8)
+    rank, crossed = np.linalg.matrix_rank(within, tol=1e-8), one_hot(("a", "task"))
+    load = np.trace(within @ crossed @ crossed.T) / rank
     share = loads["a", "task"] / load
     df, mean_sq = strata.mean_square(("a", "task"))
     assert error.mean_sq == pytest.approx(share * mean_sq + (1 - share) * strata.sum_sq / strata.df, rel=1e-9)
-    assert df == np.linalg.matrix_rank(within, tol=1e-8)
+    assert df == rank
 
 
 def test_the_denominator_is_adjusted_for_other_factors_interactions_with_task():
