@@ -32,6 +32,7 @@ _HOMES = {
     "subset": "analysis.optimal",
     "trend": "analysis.trend_contrasts",
     "variance_components": "analysis.variance",
+    "with_pictures": "analysis.variance",
     "welch": "analysis.oneway",
 }
 __all__ = sorted(_HOMES)
