@@ -38,7 +38,7 @@ RESULTS = {
     "pareto": lambda f: analysis.pareto(f, {"y": "higher", "z": "lower"}, ["a"], draws=100),
     "size_trend": lambda f: analysis.size_trend(f, "y", ["a", "b"]),
     "variance_components": lambda f: analysis.variance_components(f, "y", ["a", "b"], ["task", "task:seed"]),
-    "mixed": lambda f: analysis.mixed_model(f, "y", ["a", "b"], ["task", "a:task"]),
+    "mixed": lambda f: analysis.mixed(f, "y", ["a", "b"], ["task", "a:task"]),
     "sensitivity": lambda f: analysis.sensitivity(f, "y", ["b"], by="a", draws=50, evaluator_draws=2),
     "power": lambda f: analysis.power(f[["a", "b"]].drop_duplicates(), ["a", "b"], 5, 2, sd=1, sd_task=0.5),
     "subset": lambda f: analysis.subset(f[["a", "b"]].drop_duplicates(), 7),
