@@ -167,8 +167,8 @@ def test_one_trial_without_memory_is_judged_by_a_worker_that_had_no_larger_pack(
 
     monkeypatch.setattr(pack, "train", short)
     with pytest.raises(RuntimeError, match="primitive"):
-        run(DESIGNS[:2], 2)
-    (result,) = run(DESIGNS[:1], 2)
+        run(DESIGNS[:2], 2, worker=Worker("cpu"))
+    (result,) = run(DESIGNS[:1], 2, worker=Worker("cpu"))
     assert (result.status, result.columns["pack_asked"]) == ("out_of_memory", 1)
 
 
