@@ -277,9 +277,11 @@ class Comparisons:
             if omega < 0:
                 self.raw_negative.append(f"{label} omega² {omega:.4f}, epsilon² {shrunk:.4f}")
             factor = 1.0 if spherical is None else spherical
-            bound = None if spherical is not None else float(f_distribution.sf(f, 1, error.df / df))
+            p = float(f_distribution.sf(f, factor * df, factor * error.df))
+            # Where F is below 1 the lower bound of the degrees of freedom gives the smaller p.
+            bound = None if spherical is not None else max(p, float(f_distribution.sf(f, 1, error.df / df)))
             values = {
-                "F": f, "p": float(f_distribution.sf(f, factor * df, factor * error.df)), "p_conservative": bound,
+                "F": f, "p": p, "p_conservative": bound,
                 "epsilon": None if spherical == 1.0 else spherical,
                 "partial_eta_sq": es.partial_eta_sq(f, df, error.df),
                 "partial_eta_sq_ci": es.partial_eta_sq_interval(f, df, error.df),
@@ -287,7 +289,8 @@ class Comparisons:
             }  # fmt: skip
         return TermRow(
             term=label, role=role, df=df, df_nominal=nominal, sum_sq=sum_sq if df else 0.0, mean_sq=mean_sq,
-            error=error, estimable=df == nominal, aliased=tuple(aliased), **values,
+            error=replace(error, term=error.term.replace(COMPONENT, "component")), estimable=df == nominal,
+            aliased=tuple(aliased), **values,
         )  # fmt: skip
 
 
