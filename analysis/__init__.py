@@ -7,11 +7,16 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
+    "agreement": "analysis.attention_scores",
     "anova": "analysis.anova_fit",
     "AnovaTable": "analysis.anova_table",
+    "attention_change": "analysis.attention_scores",
+    "AttentionMap": "analysis.attention",
     "best": "analysis.compare",
+    "capture": "analysis.attention",
     "cell_means": "analysis.means",
     "check": "analysis.checks",
+    "confirm": "analysis.confirmation",
     "contrasts": "analysis.compare",
     "differences": "analysis.means",
     "failures": "analysis.failed_trials",

@@ -16,6 +16,7 @@ from study.config import (
     LATER,
     REQUIRED,
     SECTIONS,
+    ConfirmSection,
     NestedSection,
     Protocol,
     ProtocolBy,
@@ -23,6 +24,7 @@ from study.config import (
     SubsetSection,
     TuneSection,
 )
+from study.confirm_checks import Confirm, ConfirmCheck
 from study.faults import Faults, Path_, near
 from study.space import ALL, Factor, Space, text
 from study.strategies.factorial import Factorial
@@ -53,6 +55,7 @@ class Check(Faults):
         "nested": NestedSection.model_fields,
         "strategy": SubsetSection.model_fields,
         "tune": TuneSection.model_fields,
+        "confirm": ConfirmSection.model_fields,
     }
 
     def __init__(self, root: Path, source: str, lines: Lines) -> None:
@@ -77,8 +80,9 @@ class Check(Faults):
             for factor, levels in given.get("protocol_by", {}).items()
         }
         tune = self._tune(given.get("tune"), tasks, space, protocol_by)
+        confirm = self._confirm(given.get("confirm"), tasks, tune)
         if "colour" in scores:
-            self._colour([*tasks, *(tune.tasks if tune else ())])
+            self._colour([*tasks, *(tune.tasks if tune else ()), *(confirm.tasks if confirm else ())])
         if self.faults:
             self._raise()
         assert space is not None  # a space that could not be built is a fault
@@ -95,6 +99,7 @@ class Check(Faults):
             keep=given["keep"],
             store=given.get("store", f"runs/{given['name']}"),
             tune=tune,
+            confirm=confirm,
         )
 
     def _sections(self, data: dict[Any, Any]) -> dict[str, Any]:
@@ -149,6 +154,15 @@ class Check(Faults):
         tune = check.run(section, tasks, self._task, sound, protocol_by)
         self.faults += check.faults
         return tune
+
+    def _confirm(self, section: ConfirmSection | None, tasks: list[TaskSpec], tune: Tune | None) -> Confirm | None:
+        if section is None:
+            return None
+        check = ConfirmCheck(self.source, self.lines)
+        used = {"of the study": tasks, "of the tuning": tune.tasks if tune else ()}
+        confirm = check.run(section, used, self._task)
+        self.faults += check.faults
+        return confirm
 
     def _scores(self, given: dict[str, Any]) -> dict[str, Source]:
         found = {}

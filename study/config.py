@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -20,6 +20,7 @@ from study.yaml_lines import Lines, read_yaml
 
 if TYPE_CHECKING:
     from study.backbones.names import Source
+    from study.confirm_checks import Confirm
     from study.space import Space
     from study.tasks.specs import TaskSpec
     from study.tuning import Tune
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 SHIPPED = Path(__file__).parent / "studies"
 
 LATER = {
-    "confirm": "confirming a recipe",
     "resources": "executor settings; only the local executor exists, and it takes `--workers`",
 }
 """Sections of the plan of record that this version has no code for."""
@@ -157,6 +157,22 @@ class TuneSection(BaseModel):
     by: Annotated[list[str], BeforeValidator(_listed), Field(min_length=1)] = ["method"]
 
 
+_Against = Literal["lora", "dora", "krona", "tlora", "difffit", "bitfit", "full"]
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class ConfirmSection(BaseModel):
+    """The section `confirm`: what a recipe is compared with, on tasks that nothing else uses."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tasks: Annotated[list[Any], BeforeValidator(_listed), Field(min_length=1)]
+    seeds: _Seeds = [0, 1]
+    margin: _Positive | None = None
+    against: Annotated[list[_Against], BeforeValidator(_listed), Field(min_length=1)] = list(get_args(_Against))
+    learning_rates: dict[_Against, _Positive] = {}
+
+
 _Score = Literal["clip_i", "clip_t", "dino_i", "colour"]
 _Scores = Annotated[dict[_Score, Any], Field(min_length=1)]
 SECTIONS: dict[str, Any] = {
@@ -169,6 +185,7 @@ SECTIONS: dict[str, Any] = {
     "strategy": Literal["factorial"] | SubsetSection,
     "tasks": Annotated[list[Any], BeforeValidator(_listed), Field(min_length=1)],
     "tune": TuneSection,
+    "confirm": ConfirmSection,
     "seeds": _Seeds,
     "protocol": Protocol,
     "protocol_by": dict[str, dict[str, dict[str, Any]]],
@@ -183,6 +200,7 @@ DEFAULTS: dict[str, Any] = {
     "nested": [],
     "forbid": [],
     "tune": None,
+    "confirm": None,
     "strategy": Factorial(),
     "seeds": [0],
     "protocol": Protocol(),
@@ -208,6 +226,8 @@ class StudyConfig:
     tasks : tuple of TaskSpec
     tune : Tune or None
         What is tuned before the study's trials run.
+    confirm : Confirm or None
+        What a recipe is confirmed on, and against.
     seeds : tuple of int
     protocol : Protocol
     protocol_by : ProtocolBy
@@ -229,6 +249,7 @@ class StudyConfig:
     keep: str
     store: str
     tune: Tune | None = None
+    confirm: Confirm | None = None
 
     def protocol_of(self, design: Mapping[str, Any], tuned: Mapping[str, Any] | None = None) -> Protocol:
         """Return the protocol of a design: the study's, changed by hand for its levels, then by what was tuned."""

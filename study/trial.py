@@ -40,7 +40,7 @@ class Trial:
         Names, for people; the identity holds the content hashes instead.
     design : dict
         As `adapters.normalise` returns it.
-    role : {"study", "reference", "tune"}
+    role : {"study", "reference", "tune", "confirm"}
         `reference` is the untuned backbone that a study is compared with, `tune` a trial that decides a protocol. Not
         part of the identity.
     tunes : tuple of str

@@ -28,6 +28,10 @@ COMMANDS = {
     "sensitivity": "Say how much a method depends on its hyper-parameters.",
     "robust": "Check the assumptions of the ANOVA, and repeat it without them.",
     "power": "Say which differences a study can see, before it is run.",
+    "recommend": "Name the design that a study's results speak for, as a recipe.",
+    "confirm": "Compare a recipe with other methods on tasks that nothing used.",
+    "attention": "Show what trained trials attend to, beside the untuned model.",
+    "noise-difference": "Draw what a subject's word changes in a trial's predictions.",
     "report": "Write a study's report as one HTML page.",
     "train": "Train a recipe on a folder of pictures and keep the adapter.",
     "export": "Write a trained adapter in a format that other programs read.",
@@ -35,7 +39,7 @@ COMMANDS = {
     "compact": "Merge a store's many small files into few.",
     "gc": "Delete what interrupted runs left in a store.",
 }
-"""Each is the function `command` of the file `study/cli/<name>.py`."""
+"""Each is the function `command` of the file `study/cli/<name>.py`, with `_` for `-`."""
 
 
 def shadowed() -> str | None:
@@ -90,7 +94,7 @@ def build(called: str | None) -> typer.Typer:
     app.callback()(lambda: None)
     for name, text in COMMANDS.items():
         if name == called:
-            module = importlib.import_module(f"study.cli.{name}")
+            module = importlib.import_module(f"study.cli.{name.replace('-', '_')}")
             app.command(name, help=text + _details(module.command))(guarded(module.command))
         else:
             app.command(name, help=text)(lambda: None)

@@ -35,7 +35,7 @@ def command(
     What the study's section `tune` asks for is tuned first. A run may be interrupted at any moment; the same command
     goes on. Exit code 1 if trials of the study failed, or cannot be run because tuning them has failed.
     """
-    together = _together(pack)
+    together = together_of(pack)
     loaded = Study.load(study, store)
     if dry_run:
         print("\n".join(describe(loaded)))
@@ -43,7 +43,7 @@ def command(
     loaded.fetch()
     for warning in loaded.warnings():
         print(f"warning: {warning}", file=sys.stderr)
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         outcome = loaded.run(only=only, limit=limit, workers=workers, pack=together)
     except WorkerFault as fault:
@@ -64,7 +64,14 @@ def command(
         raise typer.Exit(1)
 
 
-def _together(pack: str) -> int | None:
+def together_of(pack: str) -> int | None:
+    """Read `--pack`: a number of trials, or None for `auto`.
+
+    Raises
+    ------
+    InputFault
+        If it is neither.
+    """
     if pack == "auto":
         return None
     if pack.isdecimal() and int(pack) > 0:
@@ -86,7 +93,8 @@ def _print_anova(study: Study) -> None:
         print(f"no analysis of variance yet: {fault}", file=sys.stderr)
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """End the command on a signal as on Ctrl-C."""
     raise KeyboardInterrupt
 
 

@@ -70,7 +70,7 @@ protocol:
     "text, line, word",
     [
         (HEAD + FACTORS + "scors: 1\n", 9, "did you mean scores?"),
-        (HEAD + FACTORS + "confirm: {}\n", 9, "no code for confirming"),
+        (HEAD + FACTORS + "confirm: {}\n", 9, "field required"),
         (HEAD + FACTORS + "strategy: optuna\n", 9, "factorial"),
         (HEAD + FACTORS + "seeds: 0\n", 9, "got 0"),
         (HEAD + FACTORS + "seeds: [1, 1]\n", 9, "each once"),
