@@ -28,6 +28,7 @@ _HOMES = {
     "pairwise": "analysis.compare",
     "pareto": "analysis.pareto_optimal",
     "power": "analysis.power_design",
+    "recommend": "analysis.recommend_rule",
     "render": "analysis.report.page",
     "ReportContent": "analysis.report.content",
     "robust": "analysis.robust_tests",

@@ -28,7 +28,7 @@ COMMANDS = {
     "sensitivity": "Say how much a method depends on its hyper-parameters.",
     "robust": "Check the assumptions of the ANOVA, and repeat it without them.",
     "power": "Say which differences a study can see, before it is run.",
-    "recommend": "Name the design that a study's results speak for, as a recipe.",
+    "recommend": "Recommend a design of a study, and write it as a recipe.",
     "confirm": "Compare a recipe with other methods on tasks that nothing used.",
     "attention": "Show what trained trials attend to, beside the untuned model.",
     "noise-difference": "Draw what a subject's word changes in a trial's predictions.",

@@ -1,0 +1,57 @@
+"""`adapter-study recommend`: from a study's results to a recipe that `train` runs; never imports torch."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from adapters.faults import InputFault
+from study.study import Study
+
+_SHOWN = 20
+
+
+def command(
+    study: Annotated[str, typer.Argument(help="A study file, or a shipped study: quick, methods, paper, paper-micro.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The recipe to write, such as recipe.yaml.")],
+    store: Annotated[str | None, typer.Option(help="Folder of the store, instead of the study's own.")] = None,
+    error: Annotated[
+        str, typer.Option(help="What standard errors come from: auto, residual, or a block such as task.")
+    ] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Recommend a design of a study, and write it as a recipe.
+
+    The recipe says how surely the design is the best, which others may be, what was excluded and why, and what was not
+    tested. With --error task, the default where there are several tasks, that is about new tasks; with residual about
+    those that were run.
+    """
+    from study import recommend
+
+    if output.is_dir() or not output.absolute().parent.is_dir():
+        raise InputFault(f"-o {output}: expected a file in a folder that is there")
+    loaded = Study.load(study, store)
+    found = recommend.recommend(loaded, error)
+    recommend.write(output, recommend.recipe(loaded, found))
+    follow = f"adapter-study train {shlex.quote(str(output))} --pictures DIR --class WORD -o ADAPTER"
+    if as_json:
+        print(json.dumps({"recipe": str(output), **found.to_dict()}, indent=1, allow_nan=False))
+        print(follow, file=sys.stderr)
+        return
+    from study.cli.means import print_table
+
+    shown = found.to_frame().drop(columns=[*found.factors, "reason"], errors="ignore").dropna(axis=1, how="all")
+    if not found.n_failed:
+        shown = shown.drop(columns=["failed", "counted"], errors="ignore")
+    if "parameters" in shown:
+        shown["parameters"] = ["–" if count != count else f"{count:,.0f}" for count in shown["parameters"]]
+    title = f"{loaded.config.name}: designs by {found.response}"
+    title += f", the first {_SHOWN} of {len(shown)}" if len(shown) > _SHOWN else ""
+    print_table(title, shown.head(_SHOWN), found.explain())
+    print()
+    print(follow)

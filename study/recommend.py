@@ -1,0 +1,200 @@
+"""From a study's results to a recipe: gathers the trials; `analysis` chooses; writes what `train` reads.
+
+A recipe holds no clock and nothing of the machine that wrote it, so the same store gives the same file.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adapters.faults import InputFault
+from analysis.declared import AUTO
+from study.atomic import write_file
+from study.canonical import digest
+from study.columns import SCORES
+from study.plan import address
+from study.report import results, terms
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from analysis.recommended import Recommendation
+    from study.study import Study
+
+OTHERS = ("clip_t", "dino_i", "clip_i", "colour", "diversity")
+"""Scores in the order in which they decide between designs that the primary one does not tell apart.
+
+The prompt comes first, since fidelity to the subject is easily had at its cost; higher is better in all of them. The
+held-out loss is no score of pictures and decides nothing.
+"""
+
+OUTCOMES = ("done", "diverged", "out_of_memory")
+"""Statuses that say something of a design; a trial that failed otherwise is one that is still to be run."""
+
+_DIGITS = 6
+
+
+def recommend(study: Study, error: str = AUTO) -> Recommendation:
+    """Choose a design of a study by the rule of :func:`analysis.recommend`.
+
+    Diverged trials, and those that did not fit into memory, are failures of their designs. Trials that failed for
+    another reason, or have no primary score, are left out and told.
+
+    Raises
+    ------
+    InputFault
+        If the store has no results of the study with a primary score, or nothing varies.
+    """
+    from analysis.recommend_rule import recommend as choose
+
+    frame, told = _trials(study)
+    factors, blocks, pair = terms(study)
+    primary = study.config.primary
+    others = {name: "higher" for name in OTHERS if name != primary and frame[name].notna().any()}
+    found = choose(
+        frame, primary, factors, blocks, pair, error, scores=others, parameters="parameters", costs=["ratio", "seconds"]
+    )
+    return replace(found, not_tested=(*found.not_tested, *_not_tested(study, frame, found), *told))
+
+
+def _trials(study: Study) -> tuple[pd.DataFrame, list[str]]:
+    """The rows that say something of designs, and how many do not."""
+    frame, config = results(study), study.config
+    if frame.empty:
+        raise InputFault(f"{study.store.folder} holds no results of {config.name}; run the study first")
+    scored = frame[config.primary].notna()
+    if not (scored & (frame["status"] == "done")).any():
+        raise InputFault(
+            f"none of the {len(frame)} trials of {config.name} in {study.store.folder} has the primary score "
+            f"{config.primary}; expected at least those of two designs, so run the study again or name another primary"
+        )
+    lost = frame["status"].isin(OUTCOMES) & (frame["status"] != "done")
+    used = frame[lost | (scored & (frame["status"] == "done"))].copy()
+    used.loc[used["status"] != "done", list(SCORES)] = float("nan")
+    # Of a trial among those trained together; it tells designs of one study apart, and is no speed of a method.
+    used["seconds"] = used["pack_seconds"] / used["pack_size"].fillna(1)
+    status = study.status()
+    left = status["planned"] - len(used)
+    told = [f"{left} of {status['planned']} planned trials: they have no result yet."] if left else []
+    return used.reset_index(drop=True), told
+
+
+def _not_tested(study: Study, frame: pd.DataFrame, found: Recommendation) -> list[str]:
+    config = study.config
+    said = [
+        f"{count} combinations, by {reason}." for reason, count in config.space.left_out.items() if "forbid" in reason
+    ]
+    varying = {*config.space.varying, "backbone"}
+    fixed = {key: value for key, value in config.space.fixed.items() if key not in varying}
+    if fixed:
+        held = ", ".join(f"{key}={value}" for key, value in fixed.items())
+        said.append(f"other values of what all designs share: {held}.")
+    protocols = frame["protocol_json"].unique()
+    if len(protocols) == 1:
+        rate = json.loads(protocols[0])["learning_rate"]
+        said.append(f"other protocols: every design was trained under one (learning rate {rate:g}), none at its own.")
+    names = ", ".join(source.name for source in config.backbones)
+    said.append(f"other backbones than {names}.")
+    if len(config.seeds) == 1:
+        said.append("other seeds: there is one.")
+    return said
+
+
+def recipe(study: Study, found: Recommendation) -> dict[str, Any]:
+    """Return what a recipe file says: name, backbone, design, protocol, evidence and provenance."""
+    frame, _ = _trials(study)
+    rows = frame
+    for factor, level in found.levels.items():
+        rows = rows[rows[factor].astype(str) == level]
+    protocol = json.loads(rows["protocol_json"].iloc[0])
+    backbone = next(source for source in study.config.backbones if source.name == rows["backbone"].iloc[0])
+    return {
+        "name": f"{study.config.name}-recommended",
+        "backbone": address(backbone),
+        "design": json.loads(rows["design_json"].iloc[0]),
+        "protocol": protocol,
+        "evidence": _evidence(frame, found),
+        "provenance": _provenance(study, frame, rows),
+    }
+
+
+def _evidence(frame: pd.DataFrame, found: Recommendation) -> dict[str, Any]:
+    designs = found.to_frame()
+    inside = designs[designs["design"].isin(found.may_be_best)]
+    shown = [name for name in ("trials", "failed", "mean", *OTHERS, "parameters", "seconds") if name in designs]
+    first = designs.iloc[0]
+    return _plain(
+        {
+            "question": found.question, "response": found.response, "chosen": found.chosen,
+            "mean": first["counted"], "lead": list(found.ahead), "confidence": found.level, "error": found.error,
+            "trials": found.n, "failed": found.n_failed,
+            "tasks": sorted(frame["task"].unique()), "seeds": sorted(int(seed) for seed in frame["seed"].unique()),
+            "tests": list(found.terms), "trial_sd": found.trial_sd, "trial_sd_is": f"SD of a trial {found.trial_sd_of}",
+            "may_be_best": [
+                {"design": row["design"], **{name: row[name] for name in shown}} for row in inside.to_dict("records")
+            ],
+            "may_be_best_on_these_tasks": list(found.on_these_tasks), "not_the_best": found.excluded,
+            "rule": list(found.rule), "left_after_each_step": dict(found.steps),
+            "not_tested": list(found.not_tested), "notes": list(found.notes),
+        }
+    )  # fmt: skip
+
+
+def _provenance(study: Study, frame: pd.DataFrame, rows: pd.DataFrame) -> dict[str, Any]:
+    def several(column: str) -> list[Any]:
+        texts = [value for value in frame[column].dropna().unique() if value != ""]
+        return [json.loads(text) for text in texts] if column.endswith("_json") else sorted(map(str, texts))
+
+    tasks = frame.drop_duplicates("task")
+    return {
+        "study": study.config.name,
+        "store": study.store.folder.as_posix(),
+        "backbone_hash": str(rows["backbone_hash"].iloc[0]),
+        "task_hashes": {str(task): str(own) for task, own in zip(tasks["task"], tasks["task_hash"], strict=True)},
+        "scorer_hashes": several("scorer_hashes_json"),
+        "trials_digest": digest(sorted(frame["id"])),
+        "versions": several("versions_json"),
+        "commits": several("commit"),
+        "devices": several("device"),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """What YAML has words for: no arrays, no NaN, and no digit beyond those that mean something."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float):
+        if value != value:
+            return None
+        return int(value) if value.is_integer() and abs(value) < 1e15 else float(f"{value:.{_DIGITS}g}")
+    return value
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    """Write a recipe file, whole or not at all.
+
+    Raises
+    ------
+    InputFault
+        If what was written cannot be read as a recipe; the file is not there then.
+    """
+    import yaml
+
+    from study import recipe as recipes
+
+    source = content["provenance"]["study"]
+    head = f"# Chosen from the study {source}; `evidence` says how surely, and what is not known.\n"
+    text = head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
+
+    def fill(part: Path) -> None:
+        part.write_text(text, encoding="utf-8")
+        recipes.read(part)
+
+    write_file(path, fill)
