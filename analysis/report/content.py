@@ -43,6 +43,15 @@ class Tuning:
 
 
 @dataclass(frozen=True)
+class Snippet:
+    """Code that runs as it is shown: what it does, in words, its language ("shell", "python"), and the code."""
+
+    words: str
+    language: str
+    code: str
+
+
+@dataclass(frozen=True)
 class ReportContent:
     """Everything a report shows.
 
@@ -72,6 +81,19 @@ class ReportContent:
     tuning : Tuning or None
     counts : mapping
         State → number of trials, ``planned`` among them.
+    coverage : DataFrame or None
+        One row a level of a factor, task or seed: ``factor``, ``level``, and the numbers of trials in each state. None:
+        counted from ``frame``.
+    forbidden : mapping
+        Reason → number of combinations of levels that are no designs.
+    design : sequence of str
+        Sentences about how the designs were chosen.
+    recipe : mapping or sequence of str
+        The recommended design: names and values, or sentences; shown right after the answer.
+    maps : sequence of (caption, picture)
+        Attention and noise maps, ready to show: the bytes of a PNG file, or (H, W, 3) uint8 arrays.
+    reuse : sequence of Snippet
+        How to repeat the study, read its results and use its designs.
     backbone : str
         What was tuned, in words, for the first paragraph.
     provenance : mapping
@@ -92,5 +114,11 @@ class ReportContent:
     failures: pd.DataFrame | None = field(default=None, repr=False)
     tuning: Tuning | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
+    coverage: pd.DataFrame | None = field(default=None, repr=False)
+    forbidden: Mapping[str, int] = field(default_factory=dict)
+    design: Sequence[str] = ()
+    recipe: Mapping[str, object] | Sequence[str] = ()
+    maps: Sequence[tuple[str, bytes | np.ndarray]] = field(default=(), repr=False)
+    reuse: Sequence[Snippet] = ()
     backbone: str = ""
     provenance: Mapping[str, str] = field(default_factory=dict)

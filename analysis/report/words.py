@@ -1,39 +1,89 @@
-"""The report's first paragraph: the answer in words, only as strong as the numbers."""
+"""The report's answer in words, only as strong as the numbers."""
 
 from __future__ import annotations
 
 import pandas as pd
 
 from analysis.anova_table import AnovaTable, TermRow, df_text, p_text
+from analysis.compare_tables import BestSet, percent
 from analysis.report.content import ReportContent
 from analysis.report.findings import Findings
 
+_MOST_NAMES = 8
 
-def answer(content: ReportContent, findings: Findings) -> str:
-    """Return the answer of a study in one paragraph of plain text."""
+
+def answer(content: ReportContent, findings: Findings, best: BestSet | None = None) -> tuple[str, list[str]]:
+    """Return the answer of a study: a short paragraph, and the sentences that say what stands behind it.
+
+    Parameters
+    ----------
+    best : BestSet, optional
+        Which designs may be the best.
+    """
     designs = findings.designs
     if designs.empty:
         if content.frame[content.response].isna().all():
-            return f"No trial has a {content.response} yet, so there is nothing to say."
+            return f"No trial has a {content.response} yet, so there is nothing to say.", _lost(content)
         return "Designs and blocks cannot be told apart yet: no two designs share one. Run more trials." + (
             f" {findings.fault}" if findings.fault else ""
-        )
+        ), _lost(content)
     thing = "pair of positions" if content.pair else content.factors[0]
-    told = [_extent(content, designs, thing)]
+    sure = may_be_best(best) if best is not None else ""
+    lead = [_leaders(content, designs, overlap=not sure), sure]
     if findings.table is None:
-        told.append(f"There is no analysis of variance: {findings.fault}")
+        lead.append(f"There is no analysis of variance: {findings.fault}")
     else:
-        told.append(_does_it_matter(findings.table, content, thing))
-    told.append(_leaders(content, designs, thing))
-    told += _against_references(content, findings.references)
+        lead.append(_does_it_matter(findings.table, content, thing))
+    told = [_extent(content, designs, thing), *_against_references(content, findings.references)]
     if findings.table is not None:
-        told += _within(findings.table, content, findings)
+        told += [*_within(findings.table, content, findings), *_others(findings.table, content)]
         told.append(_scope(content, findings, thing))
+    return " ".join(filter(None, lead)), [*told, *_lost(content)]
+
+
+def partial(content: ReportContent) -> str:
+    """A sentence that says that the study is not finished; empty when it is."""
+    missing, planned = content.counts.get("missing", 0), content.counts.get("planned", 0)
+    if not missing:
+        return ""
+    return (
+        f"This is a partial report: {missing} of {planned} planned trials have not been run yet. What it says holds "
+        "for the others and may change."
+    )
+
+
+def may_be_best(best: BestSet) -> str:
+    """Which designs may be the best, in a sentence; empty where that cannot be said."""
+    rows = best.rows[best.rows["lower"].notna()]
+    if rows.empty or best.rows["component"].nunique() > 1:
+        return ""
+    inside = rows[rows["may_be_best"].astype(bool)].sort_values("estimate", ascending=False, kind="stable")
+    sure = f"With {percent(best.level)} confidence"
+    if len(inside) == 1:
+        return f"{sure} it is the best of the {len(rows)}."
+    if len(inside) == len(rows):
+        return f"{sure} none of the {len(rows)} can be excluded from being the best."
+    outside = rows[~rows["may_be_best"].astype(bool)]
+    told = f"{sure} the best is one of {len(inside)} of the {len(rows)}"
+    if len(inside) <= _MOST_NAMES:
+        return f"{told}: {', '.join(design_names(best, inside))}."
+    if len(outside) <= _MOST_NAMES:
+        return f"{told}, all but {', '.join(design_names(best, outside))}."
+    return f"{told}."
+
+
+def design_names(best: BestSet, rows: pd.DataFrame) -> list[str]:
+    """The levels of some rows of a comparison with the best, as the page names designs."""
+    columns = list(best.of) if len(best.of) > 1 and set(best.of) <= set(rows.columns) else ["level"]
+    return [" → ".join(map(str, row)) for row in rows[columns].itertuples(index=False)]
+
+
+def _lost(content: ReportContent) -> list[str]:
     lost = {k: n for k, n in content.counts.items() if n and k in ("failed", "diverged", "out_of_memory", "missing")}
-    if lost:
-        parts = ", ".join(f"{n} {k.replace('_', ' ')}" for k, n in lost.items())
-        told.append(f"Trials without a result ({parts}) are not in these numbers.")
-    return " ".join(told)
+    if not lost:
+        return []
+    parts = ", ".join(f"{n} {k.replace('_', ' ')}" for k, n in lost.items())
+    return [f"Trials without a result ({parts}) are not in these numbers."]
 
 
 def _extent(content: ReportContent, designs: pd.DataFrame, thing: str) -> str:
@@ -65,14 +115,14 @@ def _does_it_matter(table: AnovaTable, content: ReportContent, thing: str) -> st
     return f"No difference between them in {content.response} can be shown: {_tested(row)}."
 
 
-def _leaders(content: ReportContent, designs: pd.DataFrame, thing: str) -> str:
+def _leaders(content: ReportContent, designs: pd.DataFrame, overlap: bool) -> str:
     best, worst = designs.iloc[0], designs.iloc[-1]
     ahead = "highest" if content.higher_is_better else "lowest"
     text = f"The {ahead} mean has {best['label']} ({best['mean']:.3f}"
     if pd.notna(best["lower"]):
         text += f", 95% interval {best['lower']:.3f} to {best['upper']:.3f}"
     text += f"), the other end {worst['label']} ({worst['mean']:.3f})."
-    if pd.notna(best["lower"]):
+    if overlap and pd.notna(best["lower"]):
         if content.higher_is_better:
             close = int((designs["upper"].iloc[1:] >= best["lower"]).sum())
         else:
@@ -115,6 +165,23 @@ def _within(table: AnovaTable, content: ReportContent, findings: Findings) -> li
         )
 
     return [f"{where} an adapter reads ({a.term}) {verdict(a)}; where it writes ({b.term}) {verdict(b)}."]
+
+
+def _others(table: AnovaTable, content: ReportContent) -> list[str]:
+    """What the factors do that are not what is compared first."""
+    first = content.pair or content.factors[:1]
+    rows = [
+        row for row in table.terms if row.role == "factor" and row.term in content.factors and row.term not in first
+    ]
+    clear = [row for row in rows if row.p is not None and row.p < 0.05]
+    open_ = [row.term for row in rows if row.p is not None and row.p >= 0.05]
+    told = []
+    if clear:
+        shown = ", ".join(f"{row.term} ({_tested(row)}, ω² {row.omega_sq or 0:.2f})" for row in clear)
+        told.append(f"Of the other factors, {shown} {'makes' if len(clear) == 1 else 'make'} a difference.")
+    if open_:
+        told.append(f"No difference can be shown between levels of {', '.join(open_)}.")
+    return told
 
 
 def _scope(content: ReportContent, findings: Findings, thing: str) -> str:

@@ -32,7 +32,7 @@ COMMANDS = {
     "confirm": "Compare a recipe with other methods on tasks that nothing used.",
     "attention": "Show what trained trials attend to, beside the untuned model.",
     "noise-difference": "Draw what a subject's word changes in a trial's predictions.",
-    "report": "Write a study's report as one HTML page.",
+    "report": "Write a study's report as an HTML page or as Markdown.",
     "train": "Train a recipe on a folder of pictures and keep the adapter.",
     "export": "Write a trained adapter in a format that other programs read.",
     "generate": "Draw pictures with a trained adapter.",

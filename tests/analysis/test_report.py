@@ -1,19 +1,63 @@
 """The page: self-contained, complete, honest about what is missing."""
 
+import base64
+import html.parser
 import re
+from functools import cache
 
 import numpy as np
 import oracles
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
+import analysis
 from adapters.positions import PAIRS, READS
 from analysis import ReportContent, anova, render
 from analysis.figures import PictureRow
-from analysis.report.content import Gallery, Tuning
-from analysis.report.findings import find, seed_sd
+from analysis.report import evidence, sections
+from analysis.report.analyses import analyse
+from analysis.report.blocks import Code, Details, Notes, Page, Picture, Table, Text
+from analysis.report.content import Gallery, Snippet, Tuning
+from analysis.report.drawings import file_name
+from analysis.report.findings import find, keys, seed_sd
+from analysis.report.markdown import to_markdown
+from analysis.report.page import to_html
+from analysis.report.sections import compose
 from analysis.report.tuning import listing
 from analysis.report.words import answer
+
+
+@pytest.fixture(autouse=True)
+def without_figures(request, monkeypatch):
+    """Figures take most of a page's time: only the tests that ask for one of the two fixtures below make them."""
+    if "drawn_for_true" in request.fixturenames:
+        return
+    if "laid_out" in request.fixturenames:
+        monkeypatch.setattr(Figure, "savefig", lambda self, file, **options: file.write(b"a figure"))
+        return
+    for module in (evidence, sections):
+        monkeypatch.setattr(module, "drawn", _not_drawn)
+
+
+def _not_drawn(name, draw, alt, caption="", **options) -> Picture:
+    return Picture(file_name(name), b"a figure", 700, alt, caption)
+
+
+@pytest.fixture
+def drawn_for_true():
+    """Figures are drawn."""
+
+
+@pytest.fixture
+def laid_out():
+    """Figures are made, but not drawn."""
+
+
+@cache
+def whole() -> Page:
+    """The page of the plain content, without figures."""
+    return compose(_content())
 
 
 def _content(**changes) -> ReportContent:
@@ -36,31 +80,56 @@ def _content(**changes) -> ReportContent:
     return ReportContent(**{**values, **changes})
 
 
-def test_the_page_is_one_file_with_every_section():
+def test_the_page_is_one_file_with_every_section(drawn_for_true):
     page = render(_content())
-    assert not re.search(r"""(src|href)=["'](?!data:)""", page) and "@import" not in page and "<script" not in page
+    assert not re.search(r"""(src|href)=["'](?!data:|#)""", page) and "@import" not in page and "<script" not in page
     assert "Which &lt;position&gt; matters" in page and "<position>" not in page
     for words in ("What makes a difference", "Every design compared", "One factor at a time", "Against the references",
-                  "Pictures, best to worst", "What it costs", "No trial failed", "assumptions", "0123abc"):  # fmt: skip
+                  "Pictures, best to worst", "Quality against size", "No trial failed", "assumptions", "0123abc",
+                  "What matters most", "Interactions", "Which may be the best", "what to buy more of",
+                  "Do the other scores agree?", "What was run", "How this was computed"):  # fmt: skip
         assert words in page, words
-    assert page.count("data:image/png;base64,") == 10
+    assert page.count("data:image/png;base64,") == 13 and page.count("data:image/webp;base64,") == 1
     assert "3 components" in page and "of 9" in page and "of 54" in page
 
 
 def test_the_numbers_on_the_page_are_the_table_s():
     content = _content()
     table = anova(content.frame, "clip_i", ["input", "output"], content.blocks, error="residual", pair=content.pair)
-    page = render(content)
+    page = to_html(whole())
     for term in ("pair", "input", "output"):
         row = table[term]
         assert f"{row.F:.2f}" in page and f"{row.omega_sq:.3f}" in page
 
 
+def told(content: ReportContent) -> str:
+    """The whole answer in one string."""
+    findings = find(content)
+    best = None if findings.designs.empty else analyse(content, keys(content), len(findings.designs)).best.result
+    lead, more = answer(content, findings, best)
+    return " ".join([lead, *more])
+
+
+def blocks(page: Page, section: str, kind: type) -> list:
+    """Every block of a kind in a section, folded ones included."""
+    found = []
+
+    def walk(some):
+        for block in some:
+            found.extend([block] if isinstance(block, kind) else [])
+            if isinstance(block, Details):
+                walk(block.blocks)
+
+    (own,) = (s for s in page.sections if s.id == section)
+    walk(own.blocks)
+    return found
+
+
 def test_only_terms_that_differ_stand_out():
     content = _content()
     table = anova(content.frame, "clip_i", ["input", "output"], content.blocks, error="residual", pair=content.pair)
-    rows = re.findall(r'<tr class="([^"]*)"><td>([a-z:]+)', render(content))
-    found = {term: "clear" in classes for classes, term in rows}
+    (shown,) = blocks(whole(), "anova", Table)
+    found = {row.cells[0]: row.kind == "clear" for row in shown.rows}
     expected = {row.term: row.role != "block" and row.p is not None and row.p < 0.05 for row in table.terms}
     assert {term: found[term] for term in expected} == expected
     assert set(expected.values()) == {True, False}
@@ -69,7 +138,7 @@ def test_only_terms_that_differ_stand_out():
 def test_the_answer_names_the_leader_the_test_and_the_limits():
     content = _content()
     findings = find(content)
-    text = answer(content, findings)
+    text = told(content)
     best = content.frame.groupby(["input", "output"])["clip_i"].mean().idxmax()
     table = findings.table
     assert table is not None
@@ -86,7 +155,8 @@ def test_the_answer_names_the_leader_the_test_and_the_limits():
 def test_no_difference_is_not_sold_as_one():
     content = _content()
     noise = content.frame.assign(clip_i=np.random.default_rng(1).normal(size=80))
-    text = answer(c := _content(frame=noise), find(c))
+    lead, more = answer(c := _content(frame=noise), find(c))
+    text = " ".join([lead, *more])
     assert "No difference between them in clip_i can be shown" in text
     assert "the order among them is open" in text
 
@@ -95,7 +165,7 @@ def test_lower_is_better_turns_the_ranking_round():
     content = _content(higher_is_better=False)
     findings = find(content)
     assert findings.designs["mean"].is_monotonic_increasing
-    assert "worse than the untuned backbone" in answer(content, findings)
+    assert "worse than the untuned backbone" in told(content)
 
 
 def test_seed_sd_is_the_pooled_sd_within_design_and_task():
@@ -110,7 +180,7 @@ def test_a_study_that_cannot_be_tested_still_has_its_page():
     frame = _content().frame
     page = render(_content(frame=frame.iloc[:20:5], galleries=[], references=None))
     assert "There is no analysis of variance" in page and "fewer than the model" in page
-    assert "cannot be told apart yet" in page and "nan" not in page.split("<main>")[0].split("<body>")[1]
+    assert "cannot be told apart yet" in page and not re.search(r"\bnan\b", page.split("<main")[1].split("<section")[0])
     saturated = render(_content(frame=frame.iloc[:4], galleries=[], references=None))
     assert "no residual is left" in saturated and "cannot be tested" in saturated
     empty = render(_content(frame=frame.assign(clip_i=np.nan)))
@@ -128,7 +198,7 @@ def test_without_a_pair_the_first_factor_is_the_design():
     content = _content(
         frame=frame, factors=["form", "in_pos"], blocks=["task"], pair=None, references=None, scores=[], order=()
     )
-    text = answer(content, find(content))
+    text = told(content)
     assert "3 levels of form" in text and "gated" in text
     assert "Heat map" not in render(content)
 
@@ -184,4 +254,233 @@ def test_the_page_shows_the_tuning_where_there_is_one():
     page = render(_content(tuning=_tuning()))
     assert "What was tuned first" in page and "on subject/cake" in page and "0.625 ●" in page
     assert page.count("widen the grid") == 1
-    assert "What was tuned first" not in render(_content())
+    assert "tuning" not in {section.id for section in whole().sections}
+
+
+def _failing(**changes) -> ReportContent:
+    """A study of which one design fails on one task, as an outcome that the page must not hide."""
+    frame = _content().frame.assign(status="done")
+    lost = (frame["input"] == "CA_out") & (frame["task"] == "subject/lamp")
+    frame.loc[lost, ["clip_i", "dino_i"]] = np.nan
+    frame.loc[lost, "status"] = "diverged"
+    listed = frame[lost][["input", "output", "task", "seed", "status"]]
+    return _content(frame=frame, failures=listed, counts={"planned": 80, "done": 76, "diverged": 4}, **changes)
+
+
+def test_failures_are_outcomes_with_a_test_and_a_verdict():
+    page = compose(_failing())
+    said = " ".join(item for block in blocks(page, "failures", Notes) for item in block.items)
+    assert "Failure depends on input" in said and "by permutation" in said
+    rates = next(t for t in blocks(page, "failures", Table) if t.caption == "Levels at which trials failed")
+    # Both pairs that read CA_out fail in both seeds of one task of two: 4 of 8 trials.
+    (row,) = (row for row in rates.rows if row.cells[1] == "CA_out")
+    assert row.cells[2:5] == ("8", "4", "0.500")
+
+
+def test_the_answer_says_which_designs_may_be_the_best_with_what_confidence():
+    content = _content()
+    lead, _ = answer(content, find(content), analysis.best(content.frame, "clip_i", of=["input", "output"],
+                     factors=["input", "output"], blocks=content.blocks, error="residual"))  # fmt: skip
+    # The effect of CA_out is ten standard deviations of the noise, so no other input may be the best.
+    assert "With 95% confidence the best is one of 2 of the 20: CA_out → " in lead
+    noise = _content(frame=content.frame.assign(clip_i=np.random.default_rng(1).normal(size=80)))
+    assert re.search(r"With 95% confidence (none of the 20 can be excluded|the best is one of 1\d)", told(noise))
+
+
+def test_a_partial_study_says_so_first():
+    page = compose(_content(counts={"planned": 90, "done": 80, "missing": 10}))
+    first = page.top[0]
+    assert isinstance(first, Text) and first.kind == "warning"
+    assert "partial report: 10 of 90 planned trials" in first.words
+    assert not any(isinstance(b, Text) and b.kind == "warning" for b in whole().top)
+
+
+def test_coverage_counts_levels_and_names_what_is_forbidden_and_what_is_not_connected():
+    page = compose(_failing(forbidden={"the method has no such pair": 50}, design=["The plan: 20 designs."]))
+    said = " ".join(item for block in blocks(page, "coverage", Notes) for item in block.items)
+    assert "The plan: 20 designs." in said and "4 diverged" in said and "3 components that share no level" in said
+    assert "50 combinations of levels are no design: the method has no such pair." in said
+    (table,) = blocks(page, "coverage", Table)
+    counts = {row.cells[:2]: row.cells[2:] for row in table.rows}
+    # CA_out is read by 2 pairs, on 2 tasks with 2 seeds; all of one task failed.
+    assert counts["input", "CA_out"] == ("8", "4") and counts["task", "subject/lamp"] == ("40", "36")
+
+
+# One pair of each component: three rows, in which inputs and outputs together have five parameters.
+DIAGONAL = [("SA_in", "SA_in"), ("CA_c", "CA_c"), ("Res_in", "Res_in")]
+
+
+@pytest.mark.parametrize(
+    "section, changes, words",
+    [
+        ("noise", {"blocks": []}, "There is no estimate of the variance components: No block was named"),
+        ("anova", {"pairs": DIAGONAL}, "There is no analysis of variance: 3 rows with a clip_i are fewer"),
+        ("assumptions", {"pairs": DIAGONAL}, "There is no robust version: 3 rows"),
+        ("interactions", {"pairs": DIAGONAL}, "There is no test of the interactions: 3 rows"),
+        ("best", {"pairs": DIAGONAL}, "No design can be compared with the best."),
+        ("noise", {"pairs": DIAGONAL}, "There is no estimate of the variance components: "),
+        ("interactions", {"pairs": PAIRS}, "Cannot be tested with these rows: input:output"),
+    ],
+)
+def test_a_section_that_cannot_be_computed_says_why(section, changes, words):
+    frame = _content().frame
+    if "pairs" in changes:
+        once = (frame["seed"] == 0) & (frame["task"] == "subject/robot")
+        kept = np.array([pair in changes["pairs"] for pair in zip(frame["input"], frame["output"], strict=True)])
+        frame, changes = frame[once & kept], {}
+    page = compose(_content(frame=frame, **changes))
+    said = [block.words for block in blocks(page, section, Text)]
+    said += [item for block in blocks(page, section, Notes) for item in block.items]
+    assert any(words in each for each in said), said
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 21, 55])
+def test_a_study_stopped_at_any_moment_has_a_page(rows, laid_out):
+    """Trials run seed by seed, task by task, as a study runs them."""
+    frame = _content().frame.sort_values(["seed", "task"], kind="stable").head(rows)
+    page = render(_content(frame=frame, counts={"planned": 80, "done": rows, "missing": 80 - rows}))
+    assert f"{80 - rows} of 80 planned trials have not been run" in page
+    body = re.sub(r'src="[^"]*"', "", page.split("<body>")[1])
+    assert not re.search(r"\bnan\b|\binf\b", body)
+
+
+def test_recipe_maps_and_code_come_in_their_places_when_given():
+    picture = np.full((40, 60, 3), 200, np.uint8)
+    page = compose(
+        _content(
+            recipe={"design": "CA_out → FFN_in", "how sure": "95%"}, maps=[("attention to the subject", picture)],
+            reuse=[Snippet("Again:", "shell", "adapter-study run quick\n")],
+        )
+    )  # fmt: skip
+    ids = [section.id for section in page.sections]
+    assert ids[0] == "recipe" and ids.index("pictures") + 1 == ids.index("maps") and ids[-1] == "reuse"
+    (code,) = blocks(page, "reuse", Code)
+    assert code.code == "adapter-study run quick\n"
+    assert {"recipe", "maps", "reuse"} & {section.id for section in whole().sections} == set()
+    told = sections._recipe(_content(recipe=["Read CA_out.", "Nothing else matters."]))
+    assert told == (Notes(("Read CA_out.", "Nothing else matters.")),)
+
+
+def test_a_map_that_is_no_picture_is_a_sentence():
+    (said,) = sections._maps(_content(maps=[("broken", b"no picture")]))
+    assert "broken: expected the bytes of a PNG file" in said.words
+
+
+def test_the_page_stays_below_ten_megabytes_whatever_galleries_and_maps_there_are(monkeypatch, drawn_for_true):
+    # Base64 takes 4 bytes for 3; galleries may take MOST_BYTES and maps half of that.
+    assert 1.5 * sections.MOST_BYTES * 4 / 3 < 9_000_000
+    rng = np.random.default_rng(0)
+    noise = [rng.integers(0, 255, (64, 64, 3)).astype(np.uint8) for _ in range(8)]
+    gallery = Gallery("subject/noise", noise[:5], [PictureRow("a", 0.5, noise)] * 7)
+    maps = [(f"map {k}", rng.integers(0, 255, (200, 200, 3)).astype(np.uint8)) for k in range(4)]
+    monkeypatch.setattr(sections, "MOST_BYTES", 600_000)
+    content = _content(galleries=[gallery] * 4, maps=maps)
+    parts = sections._galleries(content), sections._maps(content)
+    sizes = [sum(len(block.data) for block in part if isinstance(block, Picture)) for part in parts]
+    assert 0 < sizes[0] <= 600_000 and 0 < sizes[1] <= 300_000
+    said = " ".join(block.words for part in parts for block in part if isinstance(block, Text))
+    assert said.count("left out, so that the page stays small") == 2
+
+
+def test_names_with_dollars_and_backslashes_do_not_stop_the_figures(drawn_for_true):
+    frame = _content().frame
+    frame["input"] = frame["input"].replace("CA_out", r"$\foo{$")
+    frame["task"] = frame["task"].replace("subject/robot", "$x_1$ & <b>")
+    page = render(_content(frame=frame, pair=None, factors=["input"], references=None, galleries=[]))
+    assert r"$\foo{$" in page and "<b>" not in page
+
+
+class _Reader(html.parser.HTMLParser):
+    """What a screen reader would trip over: pictures without words, headings that skip, tables without names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def of(self, *tags: str) -> list[dict]:
+        return [attributes for tag, attributes in self.tags if tag in tags]
+
+
+def test_the_page_can_be_read_by_ear_and_by_keyboard():
+    reader = _Reader()
+    reader.feed(render(_failing(tuning=_tuning(), reuse=[Snippet("Again:", "shell", "adapter-study run quick")])))
+    assert reader.of("html")[0]["lang"] == "en" and len(reader.of("title")) == 1
+    assert all(image["alt"] for image in reader.of("img"))
+    for landmark in ("main", "nav", "header", "h1"):
+        assert len(reader.of(landmark)) == 1, landmark
+    levels = [int(tag[1]) for tag, _ in reader.tags if re.fullmatch(r"h[1-6]", tag)]
+    assert levels[0] == 1 and all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    ids = [attributes["id"] for _, attributes in reader.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    links = [a["href"] for a in reader.of("a")]
+    assert links[0] == "#main" and {link[1:] for link in links} <= set(ids)
+    assert {section["aria-labelledby"] for section in reader.of("section")} <= set(ids)
+    assert len(reader.of("caption")) == len(reader.of("table")) > 4
+    assert {th["scope"] for th in reader.of("th")} == {"row", "col"}
+    scrolling = [a for _, a in reader.tags if set(a.get("class", "").split()) & {"wide", "large"}]
+    assert scrolling and all(a["tabindex"] == "0" and a["aria-label"] and a["role"] == "group" for a in scrolling)
+
+
+def _light(colour: str) -> float:
+    """Relative luminance of #rrggbb (WCAG 2.2)."""
+    parts = [int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_text_stands_out_from_its_ground_in_light_dark_and_print():
+    style = re.search("<style>(.*?)</style>", to_html(whole()), re.S)
+    assert style
+    themes = [dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6})", found)) for found in
+              re.findall(r":root {([^}]*)}", style[1])]  # fmt: skip
+    assert len(themes) == 3
+    for theme in themes:
+        for ink in ("ink", "muted", "accent"):
+            for ground in ("paper", "tint"):
+                bright, dark = sorted((_light(theme[ink]), _light(theme[ground])), reverse=True)
+                # 4.5 is WCAG's AA for text.
+                assert (bright + 0.05) / (dark + 0.05) >= 4.5, (ink, ground, theme)
+        bright, dark = sorted((_light(theme["ink"]), _light(theme["warn"])), reverse=True)
+        assert (bright + 0.05) / (dark + 0.05) >= 4.5
+
+
+def test_markdown_has_every_section_and_its_figures_as_files(drawn_for_true):
+    content = _failing(reuse=[Snippet("Again:", "shell", "adapter-study run quick\n")])
+    page = compose(content)
+    text, files = to_markdown(page, "my report_files")
+    for section in page.sections:
+        assert f"\n## {section.title}\n" in text
+    linked = re.findall(r"\]\(my%20report_files/([^)]+)\)", text)
+    assert linked == list(files) and len(files) == len(list(page.pictures())) > 8
+    assert all(data.startswith(b"\x89PNG") for data in files.values())
+    assert "```sh\nadapter-study run quick\n```" in text
+    # Every table has as many cells in each row.
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.M):
+        assert len({len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()}) == 1
+    hostile = Page("<script>", "a | b", (), ())
+    assert to_markdown(hostile, "f")[0] == "# \\<script\\>\n\na \\| b\n"
+    # The page holds the same figures; those of pictures are in a smaller format there.
+    inside = re.findall(r"data:image/([a-z]+);base64,([^\"]+)", to_html(page))
+    assert [(base64.b64decode(data) == file) for (_, data), file in zip(inside, files.values(), strict=True)] == [
+        kind == "png" for kind, _ in inside
+    ]
+
+
+def test_names_of_files_are_plain():
+    assert file_name("pictures <script>alert(1)</script>/../x") == "pictures-script-alert-1-script-x"
+    assert file_name("$$$") == "figure"
+
+
+def test_the_answer_does_not_pass_over_the_other_factors():
+    frame = _content().frame
+    frame["activation"] = np.where(frame["seed"] == 0, "relu", "silu")
+    frame["scale"] = np.where(frame.index % 3 == 0, "1", "2")
+    frame.loc[frame["activation"] == "relu", "clip_i"] += 0.1
+    content = _content(frame=frame, factors=["input", "output", "activation", "scale"], blocks=["task"])
+    text = told(content)
+    # Added 0.1, five standard deviations of the noise, to one of the two activations, and nothing to a scale.
+    assert re.search(r"Of the other factors, activation \(F\(1, \d+\) = [\d.]+, p < .0001, ω² 0\.\d\d\) makes a", text)
+    assert "No difference can be shown between levels of scale." in text
