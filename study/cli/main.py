@@ -31,7 +31,7 @@ COMMANDS = {
     "recommend": "Recommend a design of a study, and write it as a recipe.",
     "confirm": "Compare a recipe with other methods on tasks that nothing used.",
     "attention": "Show what trained trials attend to, beside the untuned model.",
-    "noise-difference": "Draw what a subject's word changes in a trial's predictions.",
+    "noise-difference": "Map what the subject's word changes in the predicted noise.",
     "report": "Write a study's report as an HTML page or as Markdown.",
     "train": "Train a recipe on a folder of pictures and keep the adapter.",
     "export": "Write a trained adapter in a format that other programs read.",
