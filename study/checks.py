@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from adapters.faults import InputFault
-from study.backbones.names import WORLD, Source, resolve, resolve_scorer
+from study.backbones.names import OWN, WORLD, Source, resolve, resolve_scorer
 from study.columns import ROW
 from study.config import (
     DEFAULTS,
@@ -167,7 +167,7 @@ class Check(Faults):
     def _scores(self, given: dict[str, Any]) -> dict[str, Source]:
         found = {}
         for name, spec in given.get("scores", {}).items():
-            resolved = _world if name == "colour" else lambda spec: resolve_scorer(spec, self.root)
+            resolved = _NO_MODEL.get(name, lambda spec: resolve_scorer(spec, self.root))
             for source in self._each([spec], ("scores", name), resolved):
                 found[name] = source
         if "scores" in given and "primary" in given and given["primary"] not in given["scores"]:
@@ -320,3 +320,13 @@ def _world(spec: Any) -> Source:
     if spec != WORLD:
         raise InputFault(f"got {spec!r}, expected {WORLD}: the colours are judged by what was drawn, not by a model")
     return Source("builtin", WORLD, "scorer")
+
+
+def _own(spec: Any) -> Source:
+    """Resolve the scorer of `noise_difference`, which is the trial's own backbone."""
+    if spec != OWN:
+        raise InputFault(f"got {spec!r}, expected {OWN}: the difference is between the trained backbone's predictions")
+    return Source("builtin", OWN, "scorer")
+
+
+_NO_MODEL: dict[str, Callable[[Any], Source]] = {"colour": _world, "noise_difference": _own}

@@ -1,6 +1,6 @@
 """The columns of a store's rows and their types: what the store writes, and what no factor may be called."""
 
-SCORES = ("clip_i", "dino_i", "clip_t", "colour", "diversity", "loss_heldout")
+SCORES = ("clip_i", "dino_i", "clip_t", "colour", "diversity", "loss_heldout", "noise_difference")
 """Scores of a trial; a row has every one of them, NaN where it was not computed."""
 
 MEASURED = {

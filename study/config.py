@@ -173,7 +173,8 @@ class ConfirmSection(BaseModel):
     learning_rates: dict[_Against, _Positive] = {}
 
 
-_Score = Literal["clip_i", "clip_t", "dino_i", "colour"]
+_Primary = Literal["clip_i", "clip_t", "dino_i", "colour"]
+_Score = Literal[_Primary, "noise_difference"]
 _Scores = Annotated[dict[_Score, Any], Field(min_length=1)]
 SECTIONS: dict[str, Any] = {
     "name": Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")],
@@ -190,7 +191,7 @@ SECTIONS: dict[str, Any] = {
     "protocol": Protocol,
     "protocol_by": dict[str, dict[str, dict[str, Any]]],
     "scores": _Scores,
-    "primary": _Score,
+    "primary": _Primary,
     "keep": Literal["all", "best", "none"],
     "store": Annotated[str, Field(min_length=1)],
 }

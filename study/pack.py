@@ -25,13 +25,13 @@ import adapters
 from adapters.designs import method_of
 from adapters.faults import InputFault
 from study.backbones.loading import Backbone, load
-from study.backbones.names import WORLD
+from study.backbones.names import OWN, WORLD
 from study.config import Protocol
 from study.evaluation import evaluate
 from study.packing import Packing, free, is_out_of_memory, peak_bytes, reset_peak
 from study.provenance import provenance
 from study.randomness import stream
-from study.scoring import AnyScorer, TrueColours, load_scorer
+from study.scoring import AnyScorer, PredictedNoise, TrueColours, load_scorer
 from study.tasks.specs import TaskSpec
 from study.tasks.subject import SubjectTask, prepare
 from study.training import PRECISIONS, Batch, RowsOf, Slot, Trained, autocast, joined, row_losses, train, unpacked
@@ -57,7 +57,7 @@ class Worker:
         self.packing = Packing(self.device)
         self._backbones: dict[tuple[str, torch.dtype], Backbone] = {}
         self._tasks: dict[str, SubjectTask] = {}
-        self._scorers: dict[str, AnyScorer] = {}
+        self._scorers: dict[str, AnyScorer | PredictedNoise] = {}
 
     def backbone(self, name: str | dict[str, Any], precision: str) -> Backbone:
         """Give a backbone by name, in the type its weights have under a precision."""
@@ -66,11 +66,11 @@ class Worker:
             self._backbones[key] = load(name, self.device, PRECISIONS[precision])
         return self._backbones[key]
 
-    def scorer(self, name: str | dict[str, Any]) -> AnyScorer:
+    def scorer(self, name: str | dict[str, Any]) -> AnyScorer | PredictedNoise:
         """Give a scorer by name."""
         key = json.dumps(name, sort_keys=True)
         if key not in self._scorers:
-            self._scorers[key] = TrueColours() if name == WORLD else load_scorer(name, self.device)
+            self._scorers[key] = _load_scorer(name, self.device)
         return self._scorers[key]
 
     def task(self, spec: TaskSpec, backbone: Backbone, protocol: Protocol, store: str) -> SubjectTask:
@@ -83,6 +83,12 @@ class Worker:
         return self._tasks[key]
 
 
+def _load_scorer(name: str | dict[str, Any], device: torch.device) -> AnyScorer | PredictedNoise:
+    if name == WORLD:
+        return TrueColours()
+    return PredictedNoise() if name == OWN else load_scorer(name, device)
+
+
 @dataclass(frozen=True)
 class _Ready:
     """A trial whose inputs are loaded and whose design fits the backbone."""
@@ -91,6 +97,7 @@ class _Ready:
     backbone: Backbone
     task: SubjectTask
     size: dict[str, Any]
+    class_latents: Tensor | None = None
 
     def batches(self) -> Iterator[Batch]:
         return self.task.batches(self.trial.seed, self.trial.protocol)
@@ -148,9 +155,14 @@ def _prepare(trial: Trial, pack: Pack, worker: Worker) -> _Ready:
     spec = pack.tasks[trial.task]
     backbone = worker.backbone(pack.backbone, trial.protocol.precision)
     _check_unchanged(trial, spec, backbone)
-    for scorer in pack.scores.values():
-        worker.scorer(scorer)
-    return _Ready(trial, backbone, worker.task(spec, backbone, trial.protocol, pack.store), _size(backbone, trial))
+    wanted = [worker.scorer(scorer) for scorer in pack.scores.values()]
+    task = worker.task(spec, backbone, trial.protocol, pack.store)
+    class_latents = None
+    if any(isinstance(scorer, PredictedNoise) for scorer in wanted):
+        from study.noise_difference import with_class_pictures
+
+        class_latents = worker.task(spec, backbone, with_class_pictures(trial.protocol), pack.store).prior
+    return _Ready(trial, backbone, task, _size(backbone, trial), class_latents)
 
 
 def _failed(trial: Trial, error: Exception, worker: Worker) -> TrialResult:
@@ -260,7 +272,10 @@ def _run(part: Sequence[_Ready], pack: Pack, worker: Worker, progress: Progress 
         if done:
             start = time.perf_counter()
             tasks, seeds = [part[slot].task for slot in done], [part[slot].trial.seed for slot in done]
-            evaluations = evaluate(backbone, done, tasks, seeds, protocol, scorers, insertion.rows)
+            judges = {name: scorer for name, scorer in scorers.items() if not isinstance(scorer, PredictedNoise)}
+            evaluations = evaluate(backbone, done, tasks, seeds, protocol, judges, insertion.rows)
+            for slot, evaluation in zip(done, evaluations, strict=True):
+                evaluation.scores |= _noise_difference(part[slot], slot, insertion)
             seconds = (time.perf_counter() - start) / len(done)
             for slot, evaluation in zip(done, evaluations, strict=True):
                 result = results[slot]
@@ -270,6 +285,16 @@ def _run(part: Sequence[_Ready], pack: Pack, worker: Worker, progress: Progress 
                 if pack.keep != "none":
                     result.adapter = insertion.state(slot) or None
     return results
+
+
+def _noise_difference(ready: _Ready, slot: int, insertion: adapters.Insertion) -> dict[str, float]:
+    """Score how much the subject's word changes what a slot predicts of class pictures, if that is asked for."""
+    if ready.class_latents is None:
+        return {}
+    from study.noise_difference import subject_maps
+
+    maps = subject_maps(ready.task, ready.class_latents, ready.trial.protocol.precision, slot, insertion.rows)
+    return {"noise_difference": maps.size}
 
 
 def _slot(ready: _Ready, slot: int, insertion: adapters.Insertion) -> Slot:

@@ -8,6 +8,8 @@ Definitions, for features of unit length
 - colour fidelity (`colour`): whether the subject's parts have their colours, judged by no encoder but by the truth of
   the built-in world; see `study.world.colour_fidelity`. The trial's is the mean over the pictures whose prompt leaves
   the subject its looks; another picture has none.
+- noise difference (`noise_difference`): how much the subject's word changes what the backbone predicts; judged by no
+  picture, see `study.noise_difference`.
 - diversity: mean of 1 - cosine over pairs of pictures of one prompt; over all pairs when no prompt has two pictures.
 """
 
@@ -22,7 +24,7 @@ from torch import Tensor
 
 from adapters.faults import InputFault
 from study.backbones.loading import quiet
-from study.backbones.names import WORLD, content_hash, fetch, resolve_scorer
+from study.backbones.names import OWN, WORLD, content_hash, fetch, resolve_scorer
 from study.world.colour_fidelity import VERSION, colour_fidelity, keeps_colours
 
 ROWS = 64
@@ -105,7 +107,21 @@ class TrueColours:
         return [score if keeps_colours(prompt) else None for score, prompt in zip(found, prompts, strict=True)]
 
 
+@dataclass(frozen=True)
+class PredictedNoise:
+    """The trial's own backbone as a scorer: of `noise_difference`, which needs no pictures of the trial.
+
+    Attributes
+    ----------
+    name, hash : what results record; the hash is the version of the definition in `study.noise_difference`.
+    """
+
+    name: str = OWN
+    hash: str = "noise-difference-1"
+
+
 AnyScorer = Scorer | TrueColours
+"""A scorer of pictures."""
 
 
 def load_scorer(name: str | dict[str, Any], device: str | torch.device = "cpu") -> Scorer:
