@@ -1,7 +1,7 @@
 """Rebuild the built-in models: `python -m study.builtin.train [--out DIR] [--work DIR] [--seed N] [--only STAGE …]`.
 
 Hours on two CPU cores. The drawings and each stage's checkpoints are kept in the work folder, so a rebuild that was
-stopped goes on where it was when the same command runs again. The first four stages need nothing of each other and may
+stopped goes on where it was when the same command runs again. The first five stages need nothing of each other and may
 run side by side.
 """
 
@@ -9,6 +9,7 @@ import argparse
 import hashlib
 import json
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -16,23 +17,30 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from study.builtin import architecture
-from study.builtin.train import autoencoder, measure, scorers
+from study.builtin.segmenter import PartSegmenter
+from study.builtin.train import autoencoder, measure, scorers, segmenter
 from study.builtin.train.generator import train_generator
 from study.builtin.train.pool import Pool, draw_pool, held_out_pool
 
 PICTURES = 24_000
-STEPS = {"autoencoder": 1600, "generator": 9000, "clip": 4800, "dino": 900, "classifier": 1600}
+STEPS = {"autoencoder": 1600, "generator": 9000, "clip": 4800, "dino": 900, "classifier": 1600, "segmenter": 1000}
+SEGMENTED = 4_000
+"""Drawings that the segmenter learns from."""
 
 
 class Build:
     """One rebuild: where it writes, and the drawings it shares between stages."""
 
     def __init__(self, out: Path, work: Path, seed: int, workers: int, steps: dict[str, int]) -> None:
-        self.out, self.work, self.seed, self.steps = out, work, seed, steps
-        self.pool: Pool = draw_pool(PICTURES, seed, workers, work)
+        self.out, self.work, self.seed, self.workers, self.steps = out, work, seed, workers, steps
         self.test: Pool = held_out_pool(500, seed)
         self.words = architecture.tokenizer(out / "micro-unet" / "tokenizer")
         self.words.save_pretrained(out / "micro-unet" / "tokenizer")
+
+    @cached_property
+    def pool(self) -> Pool:
+        """The drawings that most stages learn from; drawn when the first of them asks."""
+        return draw_pool(PICTURES, self.seed, self.workers, self.work)
 
     def autoencoder(self) -> None:
         """Train and write the pipeline's autoencoder."""
@@ -86,6 +94,15 @@ class Build:
         save_file({name: value.half() for name, value in classifier.state_dict().items()},
                   self.out / "attributes.safetensors")
 
+    def segmenter(self) -> None:
+        """Train and write the segmenter that reads control maps off pictures."""
+        torch.manual_seed(self.seed + 5)
+        model = PartSegmenter()
+        pool = draw_pool(SEGMENTED, self.seed, self.workers, self.work)
+        segmenter.train_segmenter(model, pool, self.steps["segmenter"], self.seed, self.work)
+        save_file({name: value.half() for name, value in model.state_dict().items()},
+                  self.out / "segmenter.safetensors")
+
     def measure(self) -> None:
         """Measure everything on held-out drawings and captions; write model card and sample grid."""
         from transformers import CLIPModel, ResNetModel
@@ -107,6 +124,7 @@ class Build:
                 measure.instance_recall(dino, scorers.instance_pairs(400, self.seed + 1)),
             **{f"classifier on 500 drawings: {name}": value for name, value in drawn.items()},
             **{f"generator on 400 captions: {name}": value for name, value in generated.items()},
+            **measure.control_floor(backbone, self.test),
         }
         measure.write_grid(backbone, self.out / "samples.png", self.seed)
         measure.write_card(self.out, measured)
@@ -115,7 +133,7 @@ class Build:
 
 STAGES: dict[str, Callable[[Build], None]] = {
     "classifier": Build.classifier, "clip": Build.clip, "dino": Build.dino, "autoencoder": Build.autoencoder,
-    "generator": Build.generator, "measure": Build.measure,
+    "segmenter": Build.segmenter, "generator": Build.generator, "measure": Build.measure,
 }
 
 

@@ -53,3 +53,13 @@ def psnr(vae: AutoencoderKL, pixels: np.ndarray) -> float:
         error = ((decoded - pictures) / 2).square().mean((1, 2, 3))
         values += (-10 * error.log10()).tolist()
     return float(np.mean(values))
+
+
+@torch.no_grad()
+def reconstructed(vae: AutoencoderKL, pixels: np.ndarray) -> np.ndarray:
+    """Pictures (n, 64, 64, 3) uint8 as they come back from their latents."""
+    parts = []
+    for i in range(0, len(pixels), 64):
+        decoded = vae.decode(vae.encode(to_tensor(pixels[i:i + 64])).latent_dist.mean).sample.clamp(-1, 1)
+        parts.append(((decoded + 1) * 127.5).round().permute(0, 2, 3, 1).to(torch.uint8).numpy())
+    return np.concatenate(parts)

@@ -12,9 +12,11 @@ from torch.nn import functional
 from transformers import ResNetModel
 
 from study.backbones.loading import Backbone
+from study.builtin.train.autoencoder import reconstructed
 from study.builtin.train.loop import to_tensor
 from study.builtin.train.pool import Pool
 from study.builtin.train.scorers import ATTRIBUTES, AttributeClassifier, accuracy
+from study.control_scores import control_scores
 from study.sampling import sample
 from study.world.captions import caption
 
@@ -32,6 +34,16 @@ def generate(backbone: Backbone, captions: list[str], seed: int) -> np.ndarray:
 def generator_accuracy(backbone: Backbone, classifier: AttributeClassifier, pool: Pool, seed: int) -> dict[str, float]:
     """Share of generated pictures whose attributes the classifier reads as the caption names them."""
     return accuracy(classifier, generate(backbone, [caption(scene) for scene in pool.scenes], seed), pool.scenes)
+
+
+def control_floor(backbone: Backbone, pool: Pool) -> dict[str, float]:
+    """Control scores of drawings of just what was wanted, and of the same decoded from latents: the best there is."""
+    decoded = reconstructed(backbone.pipeline.vae, pool.pixels)
+    drawn = {"drawings": pool.pixels, "drawings through the autoencoder": decoded}
+    return {
+        f"segmenter on {len(pool)} {what}: {name}": float(values.mean())
+        for what, pixels in drawn.items() for name, values in control_scores(pixels, pool.scenes).items()
+    }
 
 
 @torch.no_grad()
@@ -67,7 +79,8 @@ def write_card(folder: Path, measured: dict[str, float]) -> None:
 
 Trained by `python -m study.builtin.train` on drawings of the picture world, from a seed; no photograph and no foreign
 weight is in them. `micro-unet` is a StableDiffusionPipeline of 64-pixel pictures, `micro-clip` and `micro-dino` score
-pictures, `attributes.safetensors` reads attributes off pictures and tests the generator only.
+pictures, `attributes.safetensors` reads attributes off pictures and tests the generator only, `segmenter.safetensors`
+labels the parts of things and scores pictures against control maps.
 They draw the world's things and nothing else.
 
 ![Generated pictures](samples.png)

@@ -92,7 +92,7 @@ def train_dino(dino: ResNetModel, pairs: np.ndarray, steps: int, seed: int, chec
     def loss(step: int, _: int) -> Tensor:
         rng = np.random.default_rng([seed, 5, step])
         chosen = pairs[rng.integers(len(pairs), size=batch)]
-        pictures = _roughened(to_tensor(np.concatenate([chosen[:, 0], chosen[:, 1]])), rng)
+        pictures = roughened(to_tensor(np.concatenate([chosen[:, 0], chosen[:, 1]])), rng)
         pooled = dino(pictures).pooler_output.flatten(1)
         total = torch.zeros(())
         for features in (functional.normalize(pooled, dim=-1), functional.normalize(projection(pooled), dim=-1)):
@@ -105,7 +105,7 @@ def train_dino(dino: ResNetModel, pairs: np.ndarray, steps: int, seed: int, chec
     dino.eval()
 
 
-def _roughened(pictures: Tensor, rng: np.random.Generator) -> Tensor:
+def roughened(pictures: Tensor, rng: np.random.Generator) -> Tensor:
     """Blur two pictures in three by up to 1.5 pixels; change the light of all by up to a tenth; add noise."""
     n = len(pictures)
     width = torch.from_numpy(np.where(rng.random(n) < 2 / 3, rng.uniform(0.3, 1.5, n), 0.1)).float()
