@@ -10,8 +10,8 @@ Definitions
   not found counts as `MISSING`.
 
 A generated picture has no true map. Its labels are read by `study.builtin.segmenter`, its outlines are where the labels
-change, its landmarks the centres of the labelled parts; so real drawings do not score perfectly either: their scores are
-the floor (docs/builtin.md). The segmenter knows the built-in world only.
+change, its landmarks the centres of the labelled parts. So real drawings do not score perfectly either: theirs is the
+floor (docs/builtin.md). The segmenter knows the built-in world only.
 """
 
 from collections.abc import Mapping, Sequence

@@ -16,7 +16,7 @@ from study.world.control_maps import edge_map
 
 
 def canny(picture: np.ndarray, blur: float, high: float) -> np.ndarray:
-    """Find edges of a picture (H, W, 3) uint8: ridges of the gradient above `high`, or above half of it and connected."""
+    """Find edges of a picture (H, W, 3) uint8: gradient ridges above `high`, or connected and above half."""
     smooth = gaussian_filter(picture / 255.0, (blur, blur, 0))
     slopes = np.stack([sobel(smooth, 1), sobel(smooth, 0)])
     channel = np.hypot(*slopes).argmax(-1)

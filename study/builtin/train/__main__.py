@@ -23,7 +23,7 @@ from study.builtin.train.generator import train_generator
 from study.builtin.train.pool import Pool, draw_pool, held_out_pool
 
 PICTURES = 24_000
-STEPS = {"autoencoder": 1600, "generator": 9000, "clip": 4800, "dino": 900, "classifier": 1600, "segmenter": 1000}
+STEPS = {"autoencoder": 1600, "generator": 9000, "clip": 4800, "dino": 900, "classifier": 1600, "segmenter": 600}
 SEGMENTED = 4_000
 """Drawings that the segmenter learns from."""
 
@@ -33,7 +33,6 @@ class Build:
 
     def __init__(self, out: Path, work: Path, seed: int, workers: int, steps: dict[str, int]) -> None:
         self.out, self.work, self.seed, self.workers, self.steps = out, work, seed, workers, steps
-        self.test: Pool = held_out_pool(500, seed)
         self.words = architecture.tokenizer(out / "micro-unet" / "tokenizer")
         self.words.save_pretrained(out / "micro-unet" / "tokenizer")
 
@@ -41,6 +40,11 @@ class Build:
     def pool(self) -> Pool:
         """The drawings that most stages learn from; drawn when the first of them asks."""
         return draw_pool(PICTURES, self.seed, self.workers, self.work)
+
+    @cached_property
+    def test(self) -> Pool:
+        """Drawings of combinations kept from training."""
+        return held_out_pool(500, self.seed)
 
     def autoencoder(self) -> None:
         """Train and write the pipeline's autoencoder."""
