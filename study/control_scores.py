@@ -4,17 +4,16 @@ Definitions
 - edge error: 1 - F of the outlines, where F is the harmonic mean of precision and recall, and an edge pixel counts as
   met when one of the other map is within a pixel (the F measure of DAVIS, Perazzi et al. 2016, whose tolerance of 0.008
   of the diagonal is one pixel at 64).
-- mean IoU: mean over the classes that are in either map of intersection over union; pixel accuracy: share of pixels
-  with the right label. Background counts as a class in both.
-- landmark error: mean distance of the wanted points from those found, in shares of the picture's edge; a point that is
-  not found counts as `MISSING`.
+- mean IoU: mean over the classes that are wanted of intersection over union; pixel accuracy: share of pixels with the
+  right label. Background counts as a class in both. A class that was not wanted lowers the others' overlap only.
+- landmark error: mean distance of the wanted points from those found, in shares of the picture's edge.
 
-A generated picture has no true map. Its labels are read by `study.builtin.segmenter`, its outlines are where the labels
-change, its landmarks the centres of the labelled parts. So real drawings do not score perfectly either: theirs is the
-floor (docs/builtin.md). The segmenter knows the built-in world only.
+A generated picture has no true map. Its labels and landmarks are read by `study.builtin.segmenter`; its outlines are
+where the labels change. So real drawings do not score perfectly either: theirs is the floor (docs/builtin.md). The
+segmenter knows the built-in world only.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -22,17 +21,14 @@ from scipy.ndimage import distance_transform_edt
 from torchmetrics.functional.classification import multiclass_accuracy
 from torchmetrics.functional.segmentation import mean_iou as metrics_iou
 
-from study.builtin.segmenter import read_parts
-from study.world.control_maps import SEGMENTS, centres, edge_map, landmarks, segmentation
+from study.builtin.segmenter import Points, read_parts
+from study.world.control_maps import SEGMENTS, edge_map, landmarks, segmentation
 from study.world.scene import Scene
 
 VERSION = "control-1"
 """Changed when equal pictures get another score."""
 
 TOLERANCE = 1.0
-MISSING = 0.5
-
-Point = tuple[float, float]
 
 
 def control_scores(pictures: np.ndarray, scenes: Sequence[Scene]) -> dict[str, np.ndarray]:
@@ -51,14 +47,17 @@ def control_scores(pictures: np.ndarray, scenes: Sequence[Scene]) -> dict[str, n
     """
     if len(pictures) != len(scenes):
         raise ValueError(f"{len(pictures)} pictures and {len(scenes)} scenes; expected one scene for every picture.")
-    found = read_parts(pictures)
+    found, points = read_parts(pictures)
     wanted = np.array([segmentation(scene) for scene in scenes], np.uint8).reshape(found.shape)
-    pairs = list(zip(found, scenes, strict=True))
     return {
-        "edge_error": np.array([edge_error(label_edges(labels), edge_map(scene)) for labels, scene in pairs]),
+        "edge_error": np.array(
+            [edge_error(label_edges(labels), edge_map(scene)) for labels, scene in zip(found, scenes, strict=True)]
+        ),
         "mean_iou": mean_iou(found, wanted),
         "pixel_accuracy": pixel_accuracy(found, wanted),
-        "landmark_error": np.array([landmark_error(centres(labels), landmarks(scene)) for labels, scene in pairs]),
+        "landmark_error": np.array(
+            [landmark_error(located, landmarks(scene)) for located, scene in zip(points, scenes, strict=True)]
+        ),
     }
 
 
@@ -86,24 +85,31 @@ def edge_error(found: np.ndarray, wanted: np.ndarray, tolerance: float = TOLERAN
 
 
 def mean_iou(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Mean intersection over union of the classes that are in either label map, (N, H, W) each: (N,)."""
-    given = [torch.from_numpy(labels.astype(np.int64)) for labels in (found, wanted)]
-    iou = metrics_iou(*given, num_classes=len(SEGMENTS), per_class=True, input_format="index").double().numpy()
-    classes = np.arange(len(SEGMENTS))
-    there = np.stack([np.isin(classes, [*np.unique(a), *np.unique(b)]) for a, b in zip(found, wanted, strict=True)])
-    return np.where(there, iou, 0).sum(1) / there.sum(1)
+    """Mean intersection over union of the classes that are wanted, of label maps (N, H, W) each: (N,)."""
+    given, true = _tensor(found), _tensor(wanted)
+    iou = metrics_iou(given, true, num_classes=len(SEGMENTS), per_class=True, input_format="index").double().numpy()
+    asked = np.stack([np.isin(np.arange(len(SEGMENTS)), labels) for labels in wanted])
+    return np.where(asked, iou, 0).sum(1) / asked.sum(1)
 
 
 def pixel_accuracy(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Share of pixels with the right label, of label maps (N, H, W) each: (N,)."""
-    given = [torch.from_numpy(labels.astype(np.int64)) for labels in (found, wanted)]
     accuracy = multiclass_accuracy(
-        *given, num_classes=len(SEGMENTS), average="micro", multidim_average="samplewise", validate_args=False
+        _tensor(found), _tensor(wanted), num_classes=len(SEGMENTS), average="micro", multidim_average="samplewise"
     )
     return accuracy.double().numpy()
 
 
-def landmark_error(found: Mapping[str, Point], wanted: Mapping[str, Point]) -> float:
-    """Mean distance of the wanted points from those found, in shares of the edge; one not found counts as `MISSING`."""
-    distances = [np.hypot(*np.subtract(found[name], at)) if name in found else MISSING for name, at in wanted.items()]
-    return float(np.mean(distances))
+def landmark_error(found: Points, wanted: Points) -> float:
+    """Mean distance of the wanted points from those found of the same names, in shares of the edge.
+
+    Raises
+    ------
+    KeyError
+        If a wanted point is not among those found.
+    """
+    return float(np.mean([np.hypot(*np.subtract(found[name], at)) for name, at in wanted.items()]))
+
+
+def _tensor(labels: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(labels.astype(np.int64))

@@ -13,10 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from study.world.control_maps import SEGMENTS
-from study.world.scene import SIZE
+from study.world.scene import SIZE, picture_grid
 
 WEIGHTS = Path(__file__).resolve().parent / "segmenter.safetensors"
 ROWS = 64
+
+Points = dict[str, tuple[float, float]]
+"""Name of a part to its centre across and down, in shares of the picture's edge."""
 
 
 class PartSegmenter(nn.Module):
@@ -63,8 +66,8 @@ def load_segmenter(weights: Path = WEIGHTS) -> PartSegmenter:
 
 
 @torch.inference_mode()
-def read_parts(pictures: np.ndarray, model: PartSegmenter | None = None) -> np.ndarray:
-    """Label every pixel by the part that it seems to show.
+def read_parts(pictures: np.ndarray, model: PartSegmenter | None = None) -> tuple[np.ndarray, list[Points]]:
+    """Label every pixel by the part that it seems to show, and locate every part.
 
     Parameters
     ----------
@@ -75,16 +78,30 @@ def read_parts(pictures: np.ndarray, model: PartSegmenter | None = None) -> np.n
 
     Returns
     -------
-    numpy.ndarray of uint8, shape (N, 64, 64)
-        Indices into `SEGMENTS`.
+    labels : numpy.ndarray of uint8, shape (N, 64, 64)
+        Indices into `SEGMENTS`: the likeliest.
+    points : list of Points
+        Of every picture, where each part of `SEGMENTS` would be if it is there: the mean of the pixels weighed by the
+        squared probability of the part (integral regression, Sun et al. 2018), so that a part of a few pixels is
+        located though none of them is likeliest to be its.
     """
     model = model or load_segmenter()
     labels = [np.zeros((0, SIZE, SIZE), np.uint8)]
+    points: list[Points] = []
     for begin in range(0, len(pictures), ROWS):
         rows = np.stack([_sized(picture) for picture in pictures[begin : begin + ROWS]])
         given = torch.from_numpy(rows).permute(0, 3, 1, 2).float() / 127.5 - 1
-        labels.append(model(given).argmax(1).to(torch.uint8).numpy())
-    return np.concatenate(labels)
+        shares = model(given).softmax(1)
+        labels.append(shares.argmax(1).to(torch.uint8).numpy())
+        points += [_points(share) for share in shares.double().numpy()]
+    return np.concatenate(labels), points
+
+
+def _points(shares: np.ndarray) -> Points:
+    grid = np.stack(picture_grid(SIZE))
+    weights = shares**2 / (shares**2).sum((1, 2), keepdims=True)
+    where = np.einsum("cyx,pyx->cp", weights, grid)
+    return {name: (float(x), float(y)) for name, (x, y) in zip(SEGMENTS[1:], where[1:], strict=True)}
 
 
 def _sized(picture: np.ndarray) -> np.ndarray:

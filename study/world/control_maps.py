@@ -72,12 +72,8 @@ def landmarks(scene: Scene) -> dict[str, tuple[float, float]]:
         Name of the part (of `SEGMENTS`) to its centre across and down, in shares of the picture's edge; measured on a
         grid of 128 x 128 at every size. A part that is covered is left out.
     """
-    return centres(segmentation(scene, _FINE))
-
-
-def centres(labels: np.ndarray) -> dict[str, tuple[float, float]]:
-    """Locate the centre of mass of every part in a label map (size, size), as `landmarks` does."""
-    x, y = picture_grid(len(labels))
+    labels = segmentation(scene, _FINE)
+    x, y = picture_grid(_FINE)
     shown = [label for label in np.unique(labels) if label > 0]
     return {SEGMENTS[i]: (float(x[labels == i].mean()), float(y[labels == i].mean())) for i in shown}
 
