@@ -13,7 +13,7 @@ from scipy.spatial import cKDTree
 from study.world.colours import from_hsv
 from study.world.fields import Grid
 from study.world.layers import take_apart
-from study.world.scene import Scene
+from study.world.scene import Scene, picture_grid
 
 Canvas = np.ndarray
 """(size, size, 3): red, green and blue in [0, 1]."""
@@ -21,7 +21,7 @@ Canvas = np.ndarray
 
 def sketch(scene: Scene, size: int, rng: np.random.Generator) -> Canvas:
     """Graphite on paper: trembling double contours, hatched once where it is darkish and crosswise where it is dark."""
-    x, y = _points(size)
+    x, y = picture_grid(size)
     sheet = _paper(size, rng, (0.95, 0.93, 0.88), 0.03)
     strokes = np.zeros((size, size))
     for _ in range(2):
@@ -61,8 +61,8 @@ def woodcut(scene: Scene, size: int, rng: np.random.Generator) -> Canvas:
     layers = take_apart(scene, size, (_wander(size, rng, 0.004), _wander(size, rng, 0.004)))
     x, y = layers.points
     tone = gaussian_filter(layers.tone, 0.012 * size)
-    place = _cut(y + 0.012 * np.sin(9 * x + rng.uniform(0, 6)) + _wander(size, rng, 0.004), 0.055, 0.5 + 0.42 * tone)
-    thing = _cut(0.8 * layers.own[0] + 0.6 * layers.own[1] + _wander(size, rng, 0.02), 0.16, 0.02 + 0.68 * tone)
+    place = _stripes(y + 0.012 * np.sin(9 * x + rng.uniform(0, 6)) + _wander(size, rng, 0.004), 0.055, 0.5 + 0.42 * tone)
+    thing = _stripes(0.8 * layers.own[0] + 0.6 * layers.own[1] + _wander(size, rng, 0.02), 0.16, 0.02 + 0.68 * tone)
     paper = np.where(layers.inside, thing, place)
     paper = np.where((layers.silhouette > 0) & (layers.silhouette < 0.032), 1, paper)
     paper = np.minimum(paper, layers.outline > 0.011)
@@ -124,13 +124,8 @@ def blueprint(scene: Scene, size: int, rng: np.random.Generator) -> Canvas:
     return _over(sheet, (0.96, 0.98, 1.0), ink)
 
 
-CELLS = 16
-CHIPS = 17
-
-
-def _points(size: int) -> Grid:
-    y, x = (np.mgrid[0:size, 0:size] + 0.5) / size
-    return x, y
+CELLS, CHIPS = 16, 17
+"""Across a pixel picture, and across a mosaic."""
 
 
 def _pen(distance: np.ndarray, half_width: float, size: int) -> np.ndarray:
@@ -143,13 +138,8 @@ def _to_grid(points: Grid, cells: int) -> np.ndarray:
     return np.minimum.reduce([0.5 - np.abs((axis * cells) % 1 - 0.5) for axis in points]) / cells
 
 
-def _stripes(phase: np.ndarray, period: float, share: float) -> np.ndarray:
-    """1 on stripes that take this share of every period, else 0."""
-    return (np.abs((phase / period) % 1 - 0.5) < share / 2).astype(float)
-
-
-def _cut(phase: np.ndarray, period: float, share: np.ndarray) -> np.ndarray:
-    """1 where wood is cut away: lines whose width follows the tone."""
+def _stripes(phase: np.ndarray, period: float, share: float | np.ndarray) -> np.ndarray:
+    """1 on stripes that take this share of every period (one for all, or one for every pixel), else 0."""
     return (np.abs((phase / period) % 1 - 0.5) < share / 2).astype(float)
 
 
@@ -164,13 +154,13 @@ def _value(lattice: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _noise(size: int, rng: np.random.Generator, cells: int) -> np.ndarray:
-    return _value(rng.uniform(0, 1, (cells, cells)), *_points(size))
+    return _value(rng.uniform(0, 1, (cells, cells)), *picture_grid(size))
 
 
 def _wander(size: int, rng: np.random.Generator, far: float) -> np.ndarray:
     """A smooth random shift of at most `far`."""
     lattice = rng.uniform(-1, 1, (9, 9))
-    x, y = _points(size)
+    x, y = picture_grid(size)
     return far * map_coordinates(lattice, [y * 8, x * 8], order=3, mode="nearest", prefilter=False)
 
 

@@ -116,9 +116,8 @@ def domain_pictures(
     InputFault
         Of an unknown name or split, or a count below 1.
     """
-    domain = DOMAINS.get(name)
     scenes = domain_scenes(name, count, seed, split)
-    assert domain is not None
+    domain = DOMAINS[name]
     return [DomainPicture(domain.picture(scene, size), domain.caption(scene), scene.kind) for scene in scenes]
 
 
