@@ -61,7 +61,8 @@ def woodcut(scene: Scene, size: int, rng: np.random.Generator) -> Canvas:
     layers = take_apart(scene, size, (_wander(size, rng, 0.004), _wander(size, rng, 0.004)))
     x, y = layers.points
     tone = gaussian_filter(layers.tone, 0.012 * size)
-    place = _stripes(y + 0.012 * np.sin(9 * x + rng.uniform(0, 6)) + _wander(size, rng, 0.004), 0.055, 0.5 + 0.42 * tone)
+    wave = 0.012 * np.sin(9 * x + rng.uniform(0, 6))
+    place = _stripes(y + wave + _wander(size, rng, 0.004), 0.055, 0.5 + 0.42 * tone)
     thing = _stripes(0.8 * layers.own[0] + 0.6 * layers.own[1] + _wander(size, rng, 0.02), 0.16, 0.02 + 0.68 * tone)
     paper = np.where(layers.inside, thing, place)
     paper = np.where((layers.silhouette > 0) & (layers.silhouette < 0.032), 1, paper)
