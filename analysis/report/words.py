@@ -6,6 +6,7 @@ import pandas as pd
 
 from analysis.anova_table import AnovaTable, TermRow, df_text, p_text
 from analysis.compare_tables import BestSet, percent
+from analysis.report import confirmed, recipe
 from analysis.report.content import ReportContent
 from analysis.report.findings import Findings
 
@@ -29,12 +30,16 @@ def answer(content: ReportContent, findings: Findings, best: BestSet | None = No
         ), _lost(content)
     thing = "pair of positions" if content.pair else content.factors[0]
     sure = may_be_best(best) if best is not None else ""
-    lead = [_leaders(content, designs, overlap=not sure), sure]
+    ends = " ".join(filter(None, [_leaders(content, designs, overlap=not sure), sure]))
+    recommended = recipe.lead(content)
+    lead = [recommended or ends]
     if findings.table is None:
         lead.append(f"There is no analysis of variance: {findings.fault}")
     else:
         lead.append(_does_it_matter(findings.table, content, thing))
-    told = [_extent(content, designs, thing), *_against_references(content, findings.references)]
+    told = [*confirmed.verdict(content), _extent(content, designs, thing)]
+    told += [f"On these tasks: {ends}"] if recommended else []
+    told += [*_against_references(content, findings.references)]
     if findings.table is not None:
         told += [*_within(findings.table, content, findings), *_others(findings.table, content)]
         told.append(_scope(content, findings, thing))
