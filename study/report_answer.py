@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,8 +87,6 @@ def _sentences(warnings: list[str]) -> list[str]:
 
 
 def _words(evidence: dict[str, Any]) -> dict[str, str]:
-    """A recipe file's evidence as names and values."""
-    return {
-        str(key): value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
-        for key, value in evidence.items()
-    }
+    """A recipe file's evidence in names and values, without its lists, which are long."""
+    plain = {str(key): value for key, value in evidence.items() if not isinstance(value, list | dict)}
+    return {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in plain.items()}

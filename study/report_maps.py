@@ -87,7 +87,8 @@ def readings(study: Study, frame: pd.DataFrame) -> list[Maps]:
             f"Mean noise difference of every pair of positions, by whether it reads {asked}",
             "What the subject's word changes in the predicted noise, for every pair of positions.",
             here.plot,
-            words,
+            words[0],
+            words[1:],
             here.to_frame(),
             "Pairs that read them against the others, on these tasks",
         )
@@ -123,6 +124,7 @@ def _attention(found: StudyAttention) -> Maps:
         "A picture that each model draws from the same noise, and where each word of the prompt is attended to on the "
         "way. Brighter is more; the number over a map is its entropy, 1 is even.",
         found.plot,
+        _changes(trial.change.numbers, trial.change.level),
         [trial.change.explain(), *pointing, *found.notes],
         table,
         f"Maps of {trial.change.word} over {trial.change.pictures} pictures, before and after tuning",
@@ -145,6 +147,7 @@ def _noise(study: Study, rows: pd.DataFrame, found: list[NoiseMaps]) -> Maps:
         ]
     )  # fmt: skip
     labels = [str(one["design"]) for one in told]
+    sizes = [f"{each.size:.3g} ({label})" for label, each in zip(labels, found, strict=True)]
     return Maps(
         f"What the subject's word changes: {first['task']}, seed {first['seed']}",
         f"Maps of what the subject's word changes in the noise predicted for {first['task']}: "
@@ -152,7 +155,24 @@ def _noise(study: Study, rows: pd.DataFrame, found: list[NoiseMaps]) -> Maps:
         f"Root mean square, over {found[0].pictures} noised class pictures, of the difference between the prediction "
         "with the subject's rare word in the text and the one without it; a column a timestep.",
         lambda: noise_grid(list(zip(labels, found, strict=True))),
-        [],
-        table,
-        "Norm of the difference over that of the prediction: of all timesteps together, and of each",
+        f"The norm of the difference is {' and '.join(sizes)} of the prediction's, over all timesteps together.",
+        table=table,
+        numbers="Norm of the difference over that of the prediction: of all timesteps together, and of each",
     )  # fmt: skip
+
+
+_NUMBERS = {"entropy": "entropy", "pointing": "pointing accuracy", "iou": "overlap with the object (IoU)"}
+
+
+def _changes(numbers: pd.DataFrame, level: float) -> str:
+    """Before, after and change with its interval, of the numbers that people ask for first."""
+    rows = {row["number"]: row for row in numbers.to_dict("records")}
+    told = []
+    for number, words in _NUMBERS.items():
+        if (row := rows.get(number)) is None:
+            continue
+        change = f"{row['before']:.3f} before tuning and {row['after']:.3f} after"
+        if row["lower"] == row["lower"]:
+            change += f" ({level:.0%} interval of the change {row['lower']:+.2g} to {row['upper']:+.2g})"
+        told.append(f"{words} {change}")
+    return f"The class word's map: {'; '.join(told)}."

@@ -40,7 +40,7 @@ def verdict(content: ReportContent) -> list[str]:
     if found is None:
         return []
     tasks = f"{len(found.tasks)} task{'s' * (len(found.tasks) != 1)}"
-    return [f"Confirmed on {tasks} that nothing used: {line}" for line in _noninferior(found)]
+    return [f"On {tasks} that nothing used: {line}" for line in _noninferior(found)]
 
 
 def _compared(found: Confirmation, given: Confirmed) -> list[Block]:

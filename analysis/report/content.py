@@ -117,7 +117,10 @@ class Maps:
     heading, alt, caption : str
     draw : callable
         Makes the figure.
+    said : str
+        What the numbers say, in short.
     words : sequence of str
+        The same at length.
     table : DataFrame or None
         The numbers; ``numbers`` says what they are.
     """
@@ -126,6 +129,7 @@ class Maps:
     alt: str
     caption: str
     draw: Callable[[], Figure] = field(repr=False)
+    said: str = ""
     words: Sequence[str] = ()
     table: pd.DataFrame | None = field(default=None, repr=False)
     numbers: str = ""

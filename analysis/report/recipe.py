@@ -48,8 +48,7 @@ def facts(content: ReportContent) -> list[tuple[str, str]]:
     return [
         ("recommended", row["name"]),
         (f"its mean {found.response}", mean),
-        (f"may be the best {'on these tasks' if found.error == RESIDUAL else f'on any {found.error}'}",
-         f"{len(found.may_be_best)} of {len(found.designs)}"),
+        (f"may be the best on {_where(found)}", f"{len(found.may_be_best)} of {len(found.designs)}"),
     ]  # fmt: skip
 
 
@@ -64,12 +63,12 @@ def recommended(content: ReportContent) -> list[Block]:
     inside = _table(found, content)
     steps = ", ".join(f"{count} {what}" for what, count in found.steps)
     rule = f"The rule, from {len(found.designs)} designs on: {steps}."
-    told = [*_ahead(found), *_on_these_tasks(found, content), rule]
+    told = [*_ahead(found, _rows(found, content)[0]["name"]), *_on_these_tasks(found, content), rule]
     blocks: list[Block] = [
         Text(found.question, "question"),
         Notes(tuple(told)),
         table_of(inside, "The recommended design, and what may be the best as well", most=_SHOWN),
-        Text("Not tested: " + " ".join(_sentence(each) for each in found.not_tested), "small"),
+        Text(f"Not tested: {'; '.join(each.rstrip('.') for each in found.not_tested)}.", "small"),
         *(Code(each.words, each.language, each.code) for each in given.code),
     ]
     if given.recipe is not None:
@@ -96,7 +95,7 @@ def _table(found: Recommendation, content: ReportContent) -> pd.DataFrame:
     if found.n_failed:
         columns["failed"] = "failed"
     others = [c for c in found.designs.columns if c in content.scores]
-    columns |= {c: c.replace("_", " ") for c in (*others, "parameters")}
+    columns |= {c: c for c in (*others, "parameters")}
     shown = pd.DataFrame({"design": [row["name"] for row in rows]})
     for column, words in columns.items():
         if column in found.designs and any(pd.notna(row[column]) for row in rows):
@@ -134,14 +133,20 @@ def _why(found: Recommendation, content: ReportContent) -> str:
     return f"{told}, a difference within noise, but {first['reason']}."
 
 
+def _where(found: Recommendation) -> str:
+    if found.error == RESIDUAL:
+        return "these tasks"
+    return f"new {found.error}s" if found.error.isidentifier() else f"new levels of {found.error}"
+
+
 def _sets(found: Recommendation) -> list[str]:
     """How many designs may be the best, for new tasks and for these."""
     count = len(found.designs)
-    sure = f"with {percent(found.level)} confidence"
+    sure = f"{_many(len(found.may_be_best), count)} ({percent(found.level)} confidence)"
     if found.error == RESIDUAL:
-        return [f"On these tasks {_many(len(found.may_be_best), count)} {sure}."]
-    new = f"On any {found.error} like these {_many(len(found.may_be_best), count)} {sure}"
-    return [f"{new}; on the ones that were run {_many(len(found.on_these_tasks), count)}."]
+        return [f"On these tasks {sure}."]
+    here = len(found.on_these_tasks)
+    return [f"On {_where(found)} like these {sure}, on the ones that were run {'any' if here == count else here}."]
 
 
 def _many(inside: int, count: int) -> str:
@@ -150,11 +155,13 @@ def _many(inside: int, count: int) -> str:
     return f"{'any' if inside == count else inside} of the {count} may be the best"
 
 
-def _ahead(found: Recommendation) -> list[str]:
+def _ahead(found: Recommendation, name: str) -> list[str]:
     """How far the design is ahead of the best other, with Hsu's intervals; a sentence a part."""
     said = []
     for part in found.ahead:
-        what = f"Of the levels of {' and '.join(part['of'])}, {part['level']}" if len(found.ahead) > 1 else "It"
+        what = name
+        if len(found.ahead) > 1:
+            what = f"Of the levels of {' and '.join(part['of'])}, {' → '.join(part['level'].split(':'))}"
         if part["estimate"] is None:
             said.append(f"{what} cannot be compared with another.")
             continue
@@ -172,11 +179,6 @@ def _ahead(found: Recommendation) -> list[str]:
 def _on_these_tasks(found: Recommendation, content: ReportContent) -> list[str]:
     if found.error == RESIDUAL:
         return []
-    names = {str(row["design"]): row["name"] for row in _rows(found, content)}
-    here = [names[each] for each in found.on_these_tasks]
+    here = [row["name"] for row in _rows(found, content) if row["design"] in found.on_these_tasks]
     more = f" and {len(here) - _SHOWN} more" if len(here) > _SHOWN else ""
     return [f"On the tasks that were run these may be the best: {', '.join(here[:_SHOWN])}{more}."]
-
-
-def _sentence(words: str) -> str:
-    return words if words.endswith(".") else f"{words}."

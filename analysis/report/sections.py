@@ -201,7 +201,7 @@ def _maps(content: ReportContent) -> tuple[Block, ...]:
                 Text(f"{len(content.maps) - place} more are left out, so that the page stays small.", "small")
             )
             break
-        blocks += [Heading(given.heading), picture]
+        blocks += [Heading(given.heading), *([Text(given.said)] if given.said else []), picture]
         if given.table is not None:
             blocks.append(Details("The numbers", (table_of(given.table, given.numbers),)))
         if given.words:

@@ -38,7 +38,7 @@ def answer(content: ReportContent, findings: Findings, best: BestSet | None = No
     else:
         lead.append(_does_it_matter(findings.table, content, thing))
     told = [*confirmed.verdict(content), _extent(content, designs, thing)]
-    told += [f"On these tasks: {ends}"] if recommended else []
+    told += [f"On these tasks, {ends[:1].lower()}{ends[1:]}"] if recommended else []
     told += [*_against_references(content, findings.references)]
     if findings.table is not None:
         told += [*_within(findings.table, content, findings), *_others(findings.table, content)]
@@ -193,7 +193,7 @@ def _scope(content: ReportContent, findings: Findings, thing: str) -> str:
     frame, row = content.frame, findings.on_new_tasks
     tasks = frame["task"].nunique() if "task" in frame.columns else 1
     on = f"these {tasks} tasks" if tasks > 1 else "the one task that was run"
-    told = f"All of this holds on {on}; it is no claim about new tasks."
+    told = f"Means and tests here hold on {on}; where nothing else is said they are no claim about new tasks."
     if row is None or row.F is None:
         return told
     p = row.p_decisive
