@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,19 +12,20 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from adapters.faults import InputFault
-from analysis.report.blocks import Code, Details, Table, Text
+from analysis.report import confirmed, recipe, sections
+from analysis.report.blocks import Code, Details, Page, Picture, Table, Text
 from study import plan
 from study import recipe as recipes
 from study import recommend as recommending
 from study.cli import main
 from study.noise_difference import of_kept
 from study.pack import Worker, run_pack
-from study.report import built, content
+from study.report import content
 from study.report_maps import best_kept
 from study.study import Study
 from tests.study import fakes, tiny
+from tests.study import test_noise_difference_command as noise
 from tests.study.test_confirm import RECIPE, fill, of, recipe_file, tuned
-from tests.study.test_noise_difference_command import sections
 from tests.study.test_recommend_command import BEST, ran
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,22 +37,24 @@ def study(tmp_path_factory) -> Study:
     return ran(Study.load(fakes.study_file(tmp_path_factory.mktemp("answer"))))
 
 
-def section(page, id: str) -> list:
-    return [block for each in page.sections if each.id == id for block in each.blocks]
+@pytest.fixture(autouse=True)
+def without_figures(monkeypatch):
+    """Figures take most of a page's time; other tests look at them."""
+    for module in (confirmed, sections):
+        monkeypatch.setattr(module, "drawn", lambda name, draw, alt, caption="": Picture(name, b"", 700, alt, caption))
 
 
 def test_the_answer_is_what_recommend_names(study):
-    page = built(study)
-    found = recommending.recommend(study)
+    given, found = content(study), recommending.recommend(study)
     assert found.levels == BEST
-    assert page.lead.startswith("Recommended: CA_out → FFN_in, activation silu, with a mean clip_i of ")
+    assert recipe.lead(given).startswith("Recommended: CA_out → FFN_in, activation silu, with a mean clip_i of ")
     count = len(found.may_be_best)
-    assert dict(page.top[0].pairs)["may be the best on new tasks"] == f"{count} of 12"
-    assert page.sections[0].id == "recipe"
-    (table,) = [block for block in section(page, "recipe") if isinstance(block, Table)]
+    assert dict(recipe.facts(given))["may be the best on new tasks"] == f"{count} of 12"
+    shown = recipe.recommended(given)
+    (table,) = [block for block in shown if isinstance(block, Table)]
     assert len(table.rows) == min(8, count)
     assert (table.rows[0].cells[0], table.rows[0].cells[-1]) == ("CA_out → FFN_in, activation silu", "recommended")
-    said = " ".join(block.words for block in section(page, "recipe") if isinstance(block, Text))
+    said = " ".join(block.words for block in shown if isinstance(block, Text))
     assert said.startswith("Which design is the best in clip_i (highest) on new levels of task")
     for each in found.not_tested:
         assert each.rstrip(".") in said
@@ -83,13 +85,11 @@ def test_where_nothing_can_be_recommended_the_page_says_why(tmp_path):
     order = iter(range(10_000))
     one = ran(Study.load(fakes.study_file(tmp_path)), status=lambda trial: "missing" if next(order) else "done")
     assert len(one.results()) == 1
-    page = built(one)
-    (said,) = section(page, "recipe")
+    (said,) = recipe.recommended(content(one))
     assert isinstance(said, Text) and said.kind == "warning"
     assert said.words.startswith("Nothing can be recommended: Nothing varies")
-    assert "partial report: 47 of 48" in page.top[0].words
     lost = ran(Study.load(fakes.study_file(tmp_path, store=str(tmp_path / "lost"))), status=lambda trial: "diverged")
-    (said,) = section(built(lost), "recipe")
+    (said,) = recipe.recommended(content(lost))
     assert "has the primary score clip_i" in said.words
 
 
@@ -98,11 +98,13 @@ def test_a_design_with_the_best_mean_that_is_not_recommended_is_named_with_the_r
     def value(trial) -> float:
         return 0.9 + 0.001 * (trial.design["activation"] == "silu") + fakes.score(trial.id) / 20
 
-    study = ran(Study.load(fakes.study_file(tmp_path)), value,
-                clip_t=lambda trial: 0.8 - 0.3 * (trial.design["activation"] == "silu") + fakes.score(trial.id) / 50)  # fmt: skip
+    def prompt(trial) -> float:
+        return 0.8 - 0.3 * (trial.design["activation"] == "silu") + fakes.score(trial.id) / 50
+
+    study = ran(Study.load(fakes.study_file(tmp_path)), value, clip_t=prompt)
     found = recommending.recommend(study)
     rows = found.designs.sort_values("counted", ascending=False)
-    lead = built(study).lead
+    lead = recipe.lead(content(study))
     assert found.levels["activation"] == "relu"
     if rows.iloc[0]["design"] == found.chosen:
         assert "No design has a higher mean." in lead
@@ -115,14 +117,14 @@ def test_a_confirmation_is_shown_once_it_is_complete(tmp_path):
     study = tuned(tmp_path)
     ran(study, lambda trial: 0.9 - 0.1 * (trial.design["method"] != "adapter") + fakes.score(trial.id) / 50)
     file = recipe_file(tmp_path)
-    waiting = section(built(study, recipe=file), "confirmation")
+    waiting = confirmed.confirmation(content(study, recipe=file))
     assert waiting[0].kind == "warning" and waiting[0].words.startswith("0 of 24 trials of the confirmation of best")
     assert any(isinstance(block, Code) and f"confirm fake {file}" in block.code for block in waiting)
 
     confirming = of(study, tmp_path)
     fill(confirming, lambda trial: 0.7 - 0.1 * (trial.design["method"] != "adapter") + fakes.score(trial.id) / 50)
-    page = built(study, recipe=file)
-    shown = section(page, "confirmation")
+    given = content(study, recipe=file)
+    shown = confirmed.confirmation(given)
     expected = confirming.analyse()
     (table,) = [block for block in shown if isinstance(block, Table)]
     names = [name for name, _ in table.columns]
@@ -135,16 +137,16 @@ def test_a_confirmation_is_shown_once_it_is_complete(tmp_path):
     # The winner's curse: what the study saw of the design beside what it is here.
     assert f"of {expected.earlier.mean:.3f} on its own tasks, here {expected.mean:.3f}" in said
     assert "expected to shrink" in said
-    assert "best is non-inferior to full" in " ".join(page.top[1].items)
+    assert "best is non-inferior to full" in " ".join(confirmed.verdict(given))
     assert any(isinstance(block, Details) and "file says of itself" in block.summary for block in shown)
 
 
-def test_a_confirmation_that_is_not_asked_for_is_pointed_at(tmp_path):
-    study = ran(tuned(tmp_path))
-    first, code = section(built(study), "confirmation")
+def test_a_confirmation_that_is_not_asked_for_is_pointed_at(tmp_path, study):
+    plain, study = study, ran(tuned(tmp_path))
+    first, code = confirmed.confirmation(content(study))
     assert "No recipe is confirmed" in first.words and "subject/owl" in first.words
     assert "adapter-study report fake --recipe recipe.yaml" in code.code
-    assert section(built(ran(Study.load(fakes.study_file(tmp_path / "plain")))), "confirmation") == []
+    assert content(plain).confirmed is None
 
 
 def test_a_recipe_of_another_design_is_told_and_one_that_cannot_be_confirmed_is_refused(tmp_path, study):
@@ -162,7 +164,7 @@ def mapped(tmp_path_factory) -> Study:
     (root / "rex").mkdir()
     for index, picture in enumerate(tiny.pictures()):
         Image.fromarray(picture).save(root / "rex" / f"{index}.png")
-    made = sections(root)
+    made = noise.sections(root)
     made |= {"seeds": 1, "tasks": [*made["tasks"], "subject/lamp"], "factors": {"input": ["SA_in", "CA_out"]}}
     made["fixed"] |= {"output": "FFN_in"}
     made["scores"] |= {"noise_difference": "backbone"}
@@ -192,12 +194,8 @@ def test_maps_are_those_of_the_best_kept_trial_of_each_task_with_their_numbers(m
     worker = Worker("cpu")
     (again,) = of_kept(mapped, rows.head(1), worker)
     assert sizes[0] == pytest.approx(again.size, rel=1e-9) and len(sizes) == 2
-    page = built(mapped, maps=True)
-    assert sum(isinstance(block, Table) for block in _open(section(page, "maps"))) == len(found.maps)
-
-
-def _open(blocks) -> list:
-    return [inner for block in blocks for inner in (block.blocks if isinstance(block, Details) else [block])]
+    folded = [block.blocks[0] for block in sections._maps(found) if isinstance(block, Details)]
+    assert sum(isinstance(block, Table) for block in folded) == len(found.maps) == 5
 
 
 def test_the_paper_s_question_is_answered_where_the_score_is_in_the_store(mapped):
@@ -220,13 +218,16 @@ def test_without_kept_weights_or_backbone_there_are_words_instead_of_maps(study,
     assert "No attention and noise maps: the backbone org/model is not on this machine" in found.maps_fault
 
 
-def test_the_command_makes_maps_unless_told_not_to(mapped, tmp_path):
-    file = mapped.store.folder.parent / "words.yaml"
-    texts = {}
-    for option in ("--maps", "--no-maps"):
-        called = ["report", str(file), "-o", str(tmp_path / "page.html"), option]
-        done = CliRunner().invoke(main.build("report"), called)
+def test_the_command_makes_maps_unless_told_not_to(mapped, tmp_path, monkeypatch):
+    asked = []
+
+    def built(study, address, recipe, maps, stage):
+        asked.append((address, recipe, maps))
+        return Page("a study", "The answer.", (), ())
+
+    monkeypatch.setattr("study.report.built", built)
+    file = str(mapped.store.folder.parent / "words.yaml")
+    for options in ([], ["--no-maps", "--recipe", "best.yaml"]):
+        done = CliRunner().invoke(main.build("report"), ["report", file, "-o", str(tmp_path / "page.html"), *options])
         assert done.exit_code == 0, done.output
-        texts[option] = (tmp_path / "page.html").read_text()
-    asked = [len(re.findall("attends to: ", re.sub(r'"data:[^"]*"', "", texts[option]))) for option in texts]
-    assert asked == [2, 0]
+    assert asked == [(file, None, True), (file, "best.yaml", False)]

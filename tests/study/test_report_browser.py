@@ -177,7 +177,8 @@ axe.run(document, {resultTypes: ["violations"]}).then(found => found.violations
 """
 # What the test itself breaks, to see that it would be found.
 BROKEN = """
-document.body.insertAdjacentHTML("beforeend", '<img src="data:,"><p style="color: #999; background: #fff">faint words</p>')
+document.body.insertAdjacentHTML("beforeend",
+    '<img src="data:,"><p style="color: #999; background: #fff">faint words</p>')
 """
 
 

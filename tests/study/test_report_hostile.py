@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from analysis.report.blocks import Page
+from analysis.report.blocks import Page, Terms
 from analysis.report.markdown import to_markdown
 from analysis.report.page import to_html
 from analysis.report.sections import compose
@@ -22,6 +22,13 @@ PLACES = {
 @pytest.fixture(scope="module")
 def page() -> Page:
     return compose(hostile.content())
+
+
+def test_the_answer_comes_first(page):
+    assert page.lead.startswith("Recommended: ")
+    assert [section.id for section in page.sections][:2] == ["recipe", "confirmation"]
+    facts = next(block for block in page.top if isinstance(block, Terms))
+    assert facts.pairs[0][0] == "recommended" and page.lead.startswith(f"Recommended: {facts.pairs[0][1]}")
 
 
 class _Reader(html.parser.HTMLParser):
