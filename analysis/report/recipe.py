@@ -19,12 +19,13 @@ _SHOWN = 8
 
 def design_name(found: Recommendation, levels: Mapping[Any, Any], pair: tuple[str, str] | None) -> str:
     """A design by the factors in which designs differ, the pair as the page writes it: ``CA_out → FFN_in, scale 1``."""
-    named = found.designs
-    varying = [f for f in found.factors if f == "design" or f in named and named[f].nunique() > 1]
+    if "design" in found.factors:  # a name of all that tells designs apart
+        return str(levels["design"])
+    varying = [f for f in found.factors if found.designs[f].nunique() > 1]
     others = [f for f in varying if not (pair and f in pair)]
     parts = [" → ".join(str(levels[f]) for f in pair)] if pair and set(pair) & set(varying) else []
     alone = len(varying) == 1
-    return ", ".join([*parts, *(str(levels[f]) if alone or f == "design" else f"{f} {levels[f]}" for f in others)])
+    return ", ".join([*parts, *(str(levels[f]) if alone else f"{f} {levels[f]}" for f in others)])
 
 
 def lead(content: ReportContent) -> str:
@@ -146,7 +147,7 @@ def _sets(found: Recommendation) -> list[str]:
     if found.error == RESIDUAL:
         return [f"On these tasks {sure}."]
     here = len(found.on_these_tasks)
-    return [f"On {_where(found)} like these {sure}, on the ones that were run {'any' if here == count else here}."]
+    return [f"On {_where(found)} like these {sure}, on those that were run {'any' if here == count else here} of them."]
 
 
 def _many(inside: int, count: int) -> str:

@@ -1,8 +1,11 @@
 """A page of a study of hundreds of trials stays small, quick to write, and its figures can be read."""
 
+import io
+
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 import analysis
 from adapters.positions import PAIRS, READS
@@ -71,8 +74,4 @@ def test_a_page_of_832_trials_is_below_ten_megabytes(whole):
 
 
 def _shape(data: bytes) -> tuple[int, int]:
-    import io
-
-    from PIL import Image
-
     return Image.open(io.BytesIO(data)).size
