@@ -63,7 +63,7 @@ def maps(study: Study, frame: pd.DataFrame, stage: Callable[[str], None] = lambd
         for _, part in _by_task(rows):
             shown = _with(part, untuned(study, part))
             found.append(_noise(study, shown, list(of_kept(study, shown, worker))))
-    except InputFault as fault:
+    except (InputFault, OSError) as fault:  # class pictures are put into the store, which may be for reading only
         return [], f"No attention and noise maps: {fault}"
     return found, ""
 

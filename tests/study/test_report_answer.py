@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -209,6 +210,11 @@ def test_the_paper_s_question_is_answered_where_the_score_is_in_the_store(mapped
 def test_without_kept_weights_or_backbone_there_are_words_instead_of_maps(study, mapped, tmp_path, monkeypatch):
     found = content(study, maps=True)
     assert found.maps == [] and "`keep: none`" in found.maps_fault
+
+    shutil.copytree(mapped.store.folder, tmp_path / "store", ignore=shutil.ignore_patterns("cache"))
+    (tmp_path / "store" / "cache").write_text("in the way of the class pictures")
+    locked = Study.load(mapped.store.folder.parent / "words.yaml", tmp_path / "store")
+    assert "No attention and noise maps: [Errno" in content(locked, maps=True).maps_fault
 
     def gone(self, *of):
         raise InputFault("the backbone org/model is not on this machine")
