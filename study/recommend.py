@@ -16,7 +16,7 @@ from study.atomic import write_file
 from study.canonical import digest
 from study.columns import SCORES
 from study.plan import address
-from study.report import results, terms
+from study.report_rows import results, terms
 
 if TYPE_CHECKING:
     import pandas as pd

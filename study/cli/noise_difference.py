@@ -14,6 +14,7 @@ from adapters.faults import InputFault
 from study.atomic import write_file
 from study.cli.means import print_table
 from study.cli.told import plain_warnings, warn
+from study.noise_reading import reading
 from study.study import Study
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from analysis.noise_difference import NoiseMaps
-    from analysis.noise_reading import ReadingContrast
 
 
 def command(
@@ -78,7 +78,7 @@ def _maps(
     labels = [f"{one['design']}\n{one['task']}, seed {one['seed']}" if several else one["design"] for one in told]
     _write(noise_grid(list(zip(labels, maps, strict=True))), output)
     sizes = dict(zip(every["id"], (each.size for each in maps), strict=True))
-    answer = _answer(study, study.results().assign(noise_difference=lambda frame: frame["id"].map(sizes)), error, ratio)
+    answer = reading(study, study.results().assign(noise_difference=lambda frame: frame["id"].map(sizes)), error, ratio)
     if as_json:
         trials = [{**one, **each.to_dict()} for one, each in zip(told, maps, strict=True)]
         _print_json({"trials": trials, "answer": answer.to_dict() if answer else None})
@@ -101,7 +101,7 @@ def _answer_from_store(study: Study, error: str, ratio: bool, output: Path | Non
             f"no trial of {study.config.name} in {study.store.folder} has the score noise_difference; give --trial or "
             "--best to take it from kept weights, or list it under `scores:` before the study is run"
         )
-    answer = _answer(study, frame, error, ratio)
+    answer = reading(study, frame, error, ratio)
     if answer is None:
         raise InputFault(
             f"the results of {study.config.name} do not say whether reading CA_c or CA_out matters: some trials have "
@@ -114,21 +114,6 @@ def _answer_from_store(study: Study, error: str, ratio: bool, output: Path | Non
     print_table("noise difference", answer.to_frame(), answer.explain())
     if output is not None:
         print(output)
-
-
-def _answer(study: Study, frame: pd.DataFrame, error: str, ratio: bool) -> ReadingContrast | None:
-    """Ask the results, if every trial that is done has a size: some of the best would say nothing of the others."""
-    from analysis.noise_reading import READS, reading_contrast
-    from study.report import DESIGN, terms
-
-    done = frame[frame["status"] == "done"]
-    if done["noise_difference"].isna().any() or "input" not in done or "output" not in done:
-        return None
-    reads = done["input"].dropna().isin(READS)
-    if not reads.any() or reads.all():
-        return None
-    factors, blocks, _ = terms(study)
-    return reading_contrast(done, factors=[f for f in factors if f != DESIGN], blocks=blocks, error=error, ratio=ratio)
 
 
 def _table(told: list[dict[str, Any]], maps: list[NoiseMaps]) -> pd.DataFrame:
