@@ -66,6 +66,10 @@ class ContrastTable(Result):
         """One row a contrast."""
         return self.rows.copy()
 
+    def shown(self) -> pd.DataFrame:
+        """Contrasts by name, without the columns of their sides."""
+        return self.rows.drop(columns=["first", "second", "error"], errors="ignore")
+
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionaries and lists: what ``to_json`` writes."""
         return {
@@ -181,6 +185,10 @@ class BestSet(Result):
     def to_frame(self) -> pd.DataFrame:
         """One row a level, in the order of the levels."""
         return self.rows.copy()
+
+    def shown(self) -> pd.DataFrame:
+        """Levels by name; those of a combination have no columns of their own."""
+        return self.rows.drop(columns=[*self.of, "error"], errors="ignore")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionaries and lists: what ``to_json`` writes."""

@@ -98,6 +98,15 @@ class Recommendation(Result):
         """One row a design."""
         return self.designs.copy()
 
+    def shown(self) -> pd.DataFrame:
+        """The designs by name without what says nothing here: empty columns, and failures where none failed."""
+        shown = self.designs.drop(columns=[*self.factors, "reason"], errors="ignore").dropna(axis=1, how="all")
+        if not self.n_failed:
+            shown = shown.drop(columns=["failed", "counted"], errors="ignore")
+        if "parameters" in shown:
+            shown["parameters"] = ["–" if count != count else f"{count:,.0f}" for count in shown["parameters"]]
+        return shown
+
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionaries and lists; what is not known is None."""
         return {
