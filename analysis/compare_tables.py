@@ -187,8 +187,9 @@ class BestSet(Result):
         return self.rows.copy()
 
     def shown(self) -> pd.DataFrame:
-        """Levels by name; those of a combination have no columns of their own."""
-        return self.rows.drop(columns=[*self.of, "error"], errors="ignore")
+        """Levels by name, without columns that are the same for all: one component, all estimable."""
+        alike = [name for name in ("component", "estimable") if self.rows[name].nunique() == 1]
+        return self.rows.drop(columns=[*self.of, *alike, "critical", "error"], errors="ignore")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionaries and lists: what ``to_json`` writes."""

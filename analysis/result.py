@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from html import escape
 
+import numpy as np
 import pandas as pd
 
 _SCROLLED = "max-width: 100%; max-height: 32em; overflow: auto"
@@ -44,9 +45,11 @@ class Result(ABC):
 
 
 def _texts(frame: pd.DataFrame) -> pd.DataFrame:
-    """Cells as they are printed: four significant digits, nothing where a value is missing."""
+    """Cells as they are printed: four significant digits, yes and no, nothing where a value is missing."""
 
     def cell(value: object) -> str:
+        if isinstance(value, bool | np.bool_):
+            return "yes" if value else "no"
         if isinstance(value, float):
             return "" if value != value else f"{value:.4g}"
         if isinstance(value, tuple | list):
