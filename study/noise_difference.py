@@ -80,9 +80,10 @@ class StudyNoise(Result):
         return pd.DataFrame(rows)
 
     def shown(self) -> pd.DataFrame:
-        """The same with the beginnings of the trials' ids, and three digits at the timesteps."""
+        """The same with the size first, the beginnings of the trials' ids, and three digits at the timesteps."""
         steps = [str(step) for step in self.maps[0].timesteps]
         frame = self.to_frame().assign(id=lambda frame: frame["id"].str[:12])
+        frame = frame[[*frame.columns.difference(["size", *steps], sort=False), "size", *steps]]
         return frame.assign(**{step: [float(f"{value:.3g}") for value in frame[step]] for step in steps})
 
     def explain(self) -> str:
