@@ -120,6 +120,10 @@ class StudyAttention(Result):
         frame = pd.concat(parts, ignore_index=True)
         return frame[["design", "task", "seed", "number", "before", "after", "change", "lower", "upper", "trial"]]
 
+    def shown(self) -> pd.DataFrame:
+        """The same with the beginnings of the trials' ids."""
+        return self.to_frame().assign(trial=lambda frame: frame["trial"].str[:12])
+
     def explain(self) -> str:
         """How well the untuned model's maps point, and how each trial's differ."""
         lines = [f"The untuned model on {task}: {found.explain()}" for task, found in self.untuned.items()]

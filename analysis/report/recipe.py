@@ -35,7 +35,8 @@ def lead(content: ReportContent) -> str:
         return ""
     row = _rows(found, content)[0]
     size = f" and {row['parameters']:,.0f} parameters" if pd.notna(row.get("parameters")) else ""
-    mean = "" if pd.isna(row["counted"]) else f", with a mean {found.response} of {row['counted']:.3f}{size}"
+    own = f" ({found.own_mean()} over its own trials)" if found.adds_up else ""
+    mean = "" if pd.isna(row["counted"]) else f", with a mean {found.response} of {row['counted']:.3f}{own}{size}"
     return " ".join([f"Recommended: {row['name']}{mean}.", _why(found, content), *_sets(found)]).replace("  ", " ")
 
 
@@ -93,6 +94,8 @@ def _rows(found: Recommendation, content: ReportContent) -> list[dict[str, Any]]
 def _table(found: Recommendation, content: ReportContent) -> pd.DataFrame:
     rows = [row for row in _rows(found, content) if row["verdict"] != EXCLUDED]
     columns = {"trials": "trials", "counted": f"mean {found.response}"}
+    if found.adds_up:
+        columns = {"trials": "trials", "counted": f"{found.response}, effects added up", "observed": "its own trials"}
     if found.n_failed:
         columns["failed"] = "failed"
     others = [c for c in found.designs.columns if c in content.scores]
