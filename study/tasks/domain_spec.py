@@ -94,7 +94,7 @@ class DomainSpec(TaskSpec):
         if self.domain is not None:
             return (
                 Drawn(self.domain, WORLD_PICTURES, WORLD_SEED, "train"),
-                Drawn(self.domain, WORLD_HELD_OUT, WORLD_SEED, "test"),
+                Drawn(self.domain, WORLD_HELD_OUT, WORLD_SEED, "real"),
             )
         whole = read_folder(Path(self.folder or ""), self.captions)
         if isinstance(self.held_out, float):
