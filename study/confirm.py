@@ -20,8 +20,8 @@ from study import plan
 from study import recipe as recipes
 from study.backbones.names import content_hash
 from study.canonical import canonical_json, digest
-from study.config import Protocol
 from study.columns import higher_is_better
+from study.config import Protocol
 from study.confirm_checks import FULL
 from study.confirm_entrants import DECLARED, Entrant, backbone_of, but_size, changed, designs_of, entrants_of
 from study.progress import duration

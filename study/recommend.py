@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 OTHERS = ("clip_t", "kid", "fid", "dino_i", "clip_i", "colour", "precision", "recall", "diversity")
 """Scores in the order in which they decide between designs that the primary one does not tell apart.
 
-The prompt comes first, since fidelity to the subject is easily had at its cost. The held-out loss is no score of pictures
-and decides nothing.
+The prompt comes first, since fidelity to the subject is easily had at its cost. The held-out loss is no score of
+pictures and decides nothing.
 """
 
 OUTCOMES = ("done", "diverged", "out_of_memory")
@@ -55,8 +55,8 @@ def recommend(study: Study, error: str = AUTO) -> Recommendation:
     primary = study.config.primary
     others = {name: SCORES[name] for name in OTHERS if name != primary and frame[name].notna().any()}
     found = choose(
-        frame, primary, factors, blocks, pair, error, scores=others, parameters="parameters", costs=["ratio", "seconds"],
-        higher_is_better=higher_is_better(primary),
+        frame, primary, factors, blocks, pair, error, higher_is_better=higher_is_better(primary), scores=others,
+        parameters="parameters", costs=["ratio", "seconds"],
     )  # fmt: skip
     return replace(found, not_tested=(*found.not_tested, *_not_tested(study, frame, found), *told))
 

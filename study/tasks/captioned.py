@@ -109,7 +109,7 @@ class Drawn(Captioned):
         """What was asked for, and the first drawings: were the world drawn differently, they would differ."""
         from study.world.domains import domain_pictures
 
-        first = domain_pictures(self.domain, 4, self.seed, split=self.split)
+        first = domain_pictures(self.domain, 2, self.seed, split=self.split)
         drawn = [[array_hash(picture.pixels), picture.caption] for picture in first]
         return [self.domain, self.count, self.seed, self.split, drawn]
 

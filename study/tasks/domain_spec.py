@@ -37,7 +37,7 @@ LEAST = 8
 DISTRIBUTION = ("fid", "kid", "precision", "recall")
 """Scores of a set of pictures against another, not of single ones."""
 
-WORLD_PICTURES, WORLD_HELD_OUT = 256, 512
+WORLD_PICTURES, WORLD_HELD_OUT = 256, 256
 WORLD_SEED = 20261122
 KEYS = {"pictures", "captions", "held_out", "size"}
 

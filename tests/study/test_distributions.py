@@ -75,8 +75,7 @@ def test_kid_has_no_bias_where_fid_has():
 
 
 def covered(points, manifold, k):
-    """Kynkäänniemi et al. 2019, eq. 1 and 2: a point counts if it lies in a ball about a feature, as wide as to its k-th
-    neighbour."""
+    """Kynkäänniemi et al. 2019, eq. 1 and 2: points in a ball about a feature that goes to its k-th neighbour."""
     radii = [sorted(np.linalg.norm(manifold - centre, axis=1))[k] for centre in manifold]
     return np.mean([(np.linalg.norm(manifold - point, axis=1) <= radii).any() for point in points])
 
