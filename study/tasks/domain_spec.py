@@ -59,7 +59,7 @@ class DomainSpec(TaskSpec):
     kind: ClassVar[str] = "domain"
     primary: ClassVar[str] = "kid"
     scores: ClassVar[Mapping[str, str | None]] = {
-        **dict.fromkeys(DISTRIBUTION, "micro-dino"), "clip_t": "micro-clip"
+        **dict.fromkeys(DISTRIBUTION, "micro-clip"), "clip_t": "micro-clip"
     }  # fmt: skip
 
     domain: str | None = None

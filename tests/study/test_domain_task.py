@@ -277,7 +277,7 @@ def test_a_pack_of_domains_is_trained_scored_and_stored(described, models, tmp_p
 def test_on_builtin_features_a_second_sample_of_a_domain_is_nearer_than_another_domain():
     from study.world.domains import domain_pictures
 
-    scorer = load_scorer("micro-dino")
+    scorer = load_scorer("micro-clip")
 
     def features(name, seed):
         return scorer.images(np.stack([each.pixels for each in domain_pictures(name, 24, seed, 64)]))
