@@ -255,8 +255,8 @@ def seconds(wanted: Sequence[Trial], rows: pd.DataFrame) -> float | None:
     """Estimate how long trials take one after another.
 
     From the mean time of rows with the same protocol, learning rate aside, that were made on a device like this
-    machine's, CPU or GPU, if there are any; else, for the built-in model, from its measured speed on two CPU cores; None
-    for another backbone that has no such rows yet.
+    machine's, CPU or GPU, if there are any; else, for the built-in model, from its measured speed on two CPU cores;
+    None for another backbone that has no such rows yet.
     """
     timed = rows
     if len(rows):

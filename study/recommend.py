@@ -14,7 +14,7 @@ from adapters.faults import InputFault
 from analysis.declared import AUTO
 from study.atomic import write_file
 from study.canonical import digest
-from study.columns import SCORES
+from study.columns import SCORES, higher_is_better
 from study.plan import address
 from study.report_rows import results, terms
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from analysis.recommended import Recommendation
     from study.study import Study
 
-OTHERS = ("clip_t", "dino_i", "clip_i", "colour", "diversity")
+OTHERS = ("clip_t", "kid", "fid", "dino_i", "clip_i", "colour", "precision", "recall", "diversity")
 """Scores in the order in which they decide between designs that the primary one does not tell apart.
 
-The prompt comes first, since fidelity to the subject is easily had at its cost; higher is better in all of them. The
-held-out loss is no score of pictures and decides nothing.
+The prompt comes first, since fidelity to the subject is easily had at its cost. The held-out loss is no score of
+pictures and decides nothing.
 """
 
 OUTCOMES = ("done", "diverged", "out_of_memory")
@@ -53,10 +53,11 @@ def recommend(study: Study, error: str = AUTO) -> Recommendation:
     frame, told = _trials(study)
     factors, blocks, pair = terms(study)
     primary = study.config.primary
-    others = {name: "higher" for name in OTHERS if name != primary and frame[name].notna().any()}
+    others = {name: SCORES[name] for name in OTHERS if name != primary and frame[name].notna().any()}
     found = choose(
-        frame, primary, factors, blocks, pair, error, scores=others, parameters="parameters", costs=["ratio", "seconds"]
-    )
+        frame, primary, factors, blocks, pair, error, higher_is_better=higher_is_better(primary), scores=others,
+        parameters="parameters", costs=["ratio", "seconds"],
+    )  # fmt: skip
     return replace(found, not_tested=(*found.not_tested, *_not_tested(study, frame, found), *told))
 
 
@@ -124,12 +125,14 @@ def recipe(study: Study, found: Recommendation) -> dict[str, Any]:
 def _evidence(frame: pd.DataFrame, found: Recommendation) -> dict[str, Any]:
     designs = found.to_frame()
     inside = designs[designs["design"].isin(found.may_be_best)]
-    shown = [name for name in ("trials", "failed", "mean", "observed", *OTHERS, "parameters", "seconds") if name in designs]
+    own = ("trials", "failed", "mean", "observed", *OTHERS, "parameters", "seconds")
+    shown = [name for name in own if name in designs]
     first = designs.iloc[0]
     return _plain(
         {
             "question": found.question, "response": found.response, "chosen": found.chosen,
-            "mean": first["counted"], "observed": first["observed"], "lead": list(found.ahead), "confidence": found.level, "error": found.error,
+            "mean": first["counted"], "observed": first["observed"],
+            "lead": list(found.ahead), "confidence": found.level, "error": found.error,
             "trials": found.n, "failed": found.n_failed,
             "tasks": sorted(frame["task"].unique()), "seeds": sorted(int(seed) for seed in frame["seed"].unique()),
             "tests": list(found.terms), "trial_sd": found.trial_sd, "trial_sd_is": f"SD of a trial {found.trial_sd_of}",

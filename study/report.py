@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapters.faults import InputFault
 from adapters.positions import READS, WRITES
+from study.columns import higher_is_better
 from study.progress import duration
 from study.report_rows import DESIGN, PAIR, analyse, results, scores, terms
 
@@ -93,6 +94,7 @@ def content(
         title=f"Study {study.config.name}",
         frame=frame,
         response=study.config.primary,
+        higher_is_better=higher_is_better(study.config.primary),
         factors=factors,
         blocks=blocks,
         pair=pair,
