@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from pydantic import TypeAdapter, ValidationError
 
 from adapters.faults import InputFault
-from study.backbones.names import OWN, WORLD, Source, resolve, resolve_scorer
+from study.backbones.names import OWN, SEGMENTER, WORLD, Source, resolve, resolve_scorer
 from study.columns import ROW
 from study.config import (
     DEFAULTS,
@@ -30,6 +30,7 @@ from study.space import ALL, Factor, Space, text
 from study.strategies.factorial import Factorial
 from study.strategies.strategy import Strategy
 from study.strategies.subset import Subset
+from study.tasks.control_spec import CONTROL
 from study.tasks.specs import TaskSpec, resolve_task
 from study.tuning import Tune
 from study.tuning_checks import TuneCheck
@@ -335,4 +336,13 @@ def _own(spec: Any) -> Source:
     return Source("builtin", OWN, "scorer")
 
 
-_NO_MODEL: dict[str, Callable[[Any], Source]] = {"colour": _world, "noise_difference": _own}
+def _segmenter(spec: Any) -> Source:
+    """Resolve the scorer of control maps, which knows the parts of the built-in world's things."""
+    if spec != SEGMENTER:
+        raise InputFault(f"got {spec!r}, expected {SEGMENTER}: what a picture shows is read by the built-in segmenter")
+    return Source("builtin", SEGMENTER, "scorer")
+
+
+_NO_MODEL: dict[str, Callable[[Any], Source]] = {
+    "colour": _world, "noise_difference": _own, **dict.fromkeys(CONTROL, _segmenter)
+}  # fmt: skip

@@ -13,6 +13,10 @@ SCORES = {
     "kid": LOWER,
     "precision": HIGHER,
     "recall": HIGHER,
+    "mean_iou": HIGHER,
+    "pixel_accuracy": HIGHER,
+    "edge_error": LOWER,
+    "landmark_error": LOWER,
 }
 """Scores of a trial, and what is better; a row has every one of them, NaN where it was not computed."""
 
@@ -25,6 +29,7 @@ def higher_is_better(score: str) -> bool:
 MEASURED = {
     "final_loss": "double",
     "parameters": "int64",
+    "beside_parameters": "int64",
     "ratio": "double",
     "log_parameters": "double",
     "width_resolved": "string",
@@ -77,6 +82,10 @@ IMAGE = {
     "dino_i": "double",
     "clip_t": "double",
     "colour": "double",
+    "mean_iou": "double",
+    "pixel_accuracy": "double",
+    "edge_error": "double",
+    "landmark_error": "double",
     "file": "string",
 }
 """Columns of a picture's row; `file` is relative to the store."""

@@ -173,7 +173,9 @@ class ConfirmSection(BaseModel):
     learning_rates: dict[_Against, _Positive] = {}
 
 
-_Primary = Literal["clip_i", "clip_t", "dino_i", "colour", "fid", "kid", "precision", "recall"]
+_Primary = Literal["clip_i", "clip_t", "dino_i", "colour", "fid", "kid", "precision", "recall",
+    "mean_iou", "pixel_accuracy", "edge_error", "landmark_error",
+]
 _Score = Literal[_Primary, "noise_difference"]
 _Scores = Annotated[dict[_Score, Any], Field(min_length=1)]
 SECTIONS: dict[str, Any] = {

@@ -25,14 +25,14 @@ import adapters
 from adapters.designs import method_of
 from adapters.faults import InputFault
 from study.backbones.loading import Backbone, load
-from study.backbones.names import OWN, WORLD
+from study.backbones.names import OWN, SEGMENTER, WORLD
 from study.conditioning import Conditioned
 from study.config import Protocol
 from study.evaluation import evaluate
 from study.packing import Packing, free, is_out_of_memory, peak_bytes, reset_peak
 from study.provenance import provenance
 from study.randomness import stream
-from study.scoring import AnyScorer, PredictedNoise, TrueColours, load_scorer
+from study.scoring import AnyScorer, PartReader, PredictedNoise, TrueColours, load_scorer
 from study.tasks.specs import TaskSpec
 from study.tasks.subject import SubjectTask
 from study.tasks.task import Task, prepare
@@ -95,6 +95,8 @@ def _reproducible() -> None:
 def _load_scorer(name: str | dict[str, Any], device: torch.device) -> AnyScorer | PredictedNoise:
     if name == WORLD:
         return TrueColours()
+    if name == SEGMENTER:
+        return PartReader()
     return PredictedNoise() if name == OWN else load_scorer(name, device)
 
 
@@ -235,9 +237,14 @@ class _Mounted:
     rows: RowsOf
     encoders: list[nn.Module | None]
 
-    def parameters(self, slot: int) -> list[nn.Parameter]:
+    def beside(self, slot: int) -> list[nn.Parameter]:
+        """What a slot trains besides its design."""
         encoder = self.encoders[slot]
-        return [*self.insertion.parameters(slot), *(encoder.parameters() if encoder is not None else ())]
+        return [] if encoder is None else list(encoder.parameters())
+
+    def parameters(self, slot: int) -> list[nn.Parameter]:
+        """All that a slot trains."""
+        return [*self.insertion.parameters(slot), *self.beside(slot)]
 
 
 @contextlib.contextmanager
@@ -293,9 +300,12 @@ def _run(part: Sequence[_Ready], pack: Pack, worker: Worker, progress: Progress 
     with _mounted(part) as mounted:
         insertion = mounted.insertion
         started = _first_predictions(part, mounted.rows, mounted.backbone)
-        for each, result, before, after in zip(part, results, untuned, started, strict=True):
+        for slot, (each, result) in enumerate(zip(part, results, strict=True)):
+            before, after = untuned[slot], started[slot]
             change = float((after - before).abs().max() / before.abs().max())
-            result.columns = {**each.size, "scorer_hashes_json": hashes, "start_change": change}
+            beside = sum(parameter.numel() for parameter in mounted.beside(slot))
+            own = {"beside_parameters": beside, "start_change": change}
+            result.columns = {**each.size, "scorer_hashes_json": hashes, **own}
         trained = train(
             mounted.backbone,
             [_slot(each, slot, mounted) for slot, each in enumerate(part)],
@@ -323,6 +333,8 @@ def _run(part: Sequence[_Ready], pack: Pack, worker: Worker, progress: Progress 
                 result.columns["eval_seconds"] = seconds
                 if pack.keep != "none":
                     result.adapter = insertion.state(slot) or None
+                    encoder = mounted.encoders[slot]
+                    result.encoder = None if encoder is None else encoder.state_dict()
     return results
 
 
@@ -338,7 +350,14 @@ def _noise_difference(ready: _Ready, slot: int, insertion: adapters.Insertion) -
 
 def _slot(ready: _Ready, slot: int, mounted: _Mounted) -> Slot:
     rate = ready.trial.protocol.learning_rate
-    return Slot(mounted.parameters(slot), ready.batches(), rate, lambda: mounted.insertion.penalty(slot))
+    return Slot(
+        mounted.insertion.parameters(slot),
+        ready.batches(),
+        rate,
+        lambda: mounted.insertion.penalty(slot),
+        mounted.beside(slot),
+        ready.task.beside_rate,
+    )
 
 
 def _tell(progress: Progress, part: Sequence[_Ready], step: int) -> None:

@@ -102,7 +102,7 @@ def _kept(study: Study, frame: pd.DataFrame) -> list[Snippet]:
     best = kept.sort_values(primary, ascending=not higher_is_better(primary)).iloc[0]
     own = next((task for task in config.tasks if task.name == best["task"]), config.tasks[0])
     folder = shlex.quote(str(study.store.adapter(best["id"])))
-    prompt = shlex.quote(own.example)
+    prompt = shlex.quote(own.example) + (" --map map.png" if own.kind == "control" else "")
     return [
         Snippet(
             f"Pictures of {own.name} by the adapter of this study that scored best on it:",

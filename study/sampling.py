@@ -40,7 +40,9 @@ def scheduler_for(backbone: Backbone | Conditioned, sampler: str) -> Any:
     raise InputFault(f"sampler {sampler!r} is unknown; expected one of {', '.join(SAMPLERS)}.")
 
 
-def start_latents(backbone: Backbone, seed: int, task: str, purpose: str, count: int) -> tuple[Tensor, list[int]]:
+def start_latents(
+    backbone: Backbone | Conditioned, seed: int, task: str, purpose: str, count: int
+) -> tuple[Tensor, list[int]]:
     """Draw what pictures start from: (count, C, h, w) and each picture's own stream seed.
 
     Every picture has a stream of its own, so the i-th picture is the same however many are asked for.

@@ -24,8 +24,9 @@ from torch import Tensor
 
 from adapters.faults import InputFault
 from study.backbones.loading import quiet
-from study.backbones.names import OWN, WORLD, content_hash, fetch, resolve_scorer
+from study.backbones.names import OWN, SEGMENTER, WORLD, content_hash, fetch, resolve_scorer
 from study.world.colour_fidelity import VERSION, colour_fidelity, keeps_colours
+from study.world.scene import Scene
 
 ROWS = 64
 
@@ -120,7 +121,32 @@ class PredictedNoise:
     hash: str = "noise-difference-1"
 
 
-AnyScorer = Scorer | TrueColours
+@dataclass(frozen=True)
+class PartReader:
+    """The built-in segmenter as a scorer: of how well pictures keep to control maps, and of nothing else.
+
+    Attributes
+    ----------
+    name : what results record.
+    """
+
+    name: str = SEGMENTER
+
+    @property
+    def hash(self) -> str:
+        """The version of the definitions in `study.control_scores`."""
+        from study.control_scores import VERSION
+
+        return VERSION
+
+    def control(self, pictures: np.ndarray, scenes: Sequence[Scene]) -> dict[str, np.ndarray]:
+        """Score pictures, uint8 (N, H, W, 3), against the scenes that they were to show; see `control_scores`."""
+        from study.control_scores import control_scores
+
+        return control_scores(pictures, scenes)
+
+
+AnyScorer = Scorer | TrueColours | PartReader
 """A scorer of pictures."""
 
 
@@ -245,6 +271,8 @@ def score(
     for name, scorer in scorers.items():
         if isinstance(scorer, TrueColours):
             columns[name] = scorer.fidelity(pictures, described, subject)
+        elif isinstance(scorer, PartReader):
+            raise InputFault(f"{name} needs the maps that pictures are to follow, which only control tasks have.")
         elif name.endswith("_i"):
             columns[name] = image_fidelity(features[scorer.hash], real[scorer.hash]).tolist()
         elif name.endswith("_t"):

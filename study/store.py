@@ -374,4 +374,9 @@ def _save_adapter(folder: Path, result: TrialResult, row: Mapping[str, Any]) -> 
         "protocol": json.loads(row["protocol_json"]),
         "scores": {name: value for name, value in result.scores.items() if math.isfinite(value)},
     }
+    if result.encoder is not None:
+        from study.control_encoder import save_encoder
+
+        metadata["control"] = True
+        save_encoder(folder, result.encoder)
     save(folder, result.trial.design, result.adapter, metadata)

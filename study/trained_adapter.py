@@ -29,16 +29,20 @@ from analysis.result import Result
 from study.atomic import write_folder
 from study.backbones.loading import Backbone
 from study.backbones.names import Source, content_hash, fetch, resolve
+from study.conditioning import Conditioned
 from study.config import Protocol
+from study.control_encoder import load_encoder
 from study.pack import Worker
 from study.plan import address
 from study.provenance import provenance
 from study.randomness import stream
 from study.recipe import Recipe
 from study.sampling import sample, start_latents
+from study.tasks.control import as_maps, latent_form
+from study.tasks.pictures import fitted, read
 from study.tasks.subject import prepare
 from study.tasks.subject_spec import SubjectSpec
-from study.training import Slot, Trained, train
+from study.training import Slot, Trained, train, unpacked
 from study.trial import design_words
 
 AT_ONCE = 16
@@ -160,7 +164,10 @@ def train_adapter(
 
 
 class Metadata(BaseModel):
-    """What `generate` needs of an adapter folder's metadata; a study's kept adapters have no token."""
+    """What `generate` needs of an adapter folder's metadata; a study's kept adapters have no token.
+
+    `control` says that the adapter follows maps, through an encoder that lies beside it.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -168,6 +175,7 @@ class Metadata(BaseModel):
     backbone_hash: str
     protocol: Protocol
     token: str | None = Field(default=None, min_length=1)
+    control: bool = False
 
 
 def read_metadata(folder: Path) -> Metadata:
@@ -189,8 +197,8 @@ def read_metadata(folder: Path) -> Metadata:
 
 
 @contextmanager
-def loaded(folder: Path, named: str | None = None) -> Iterator[tuple[Backbone, Metadata]]:
-    """Load the backbone of an adapter and put the adapter on it.
+def loaded(folder: Path, named: str | None = None) -> Iterator[tuple[Backbone | Conditioned, Metadata]]:
+    """Load the backbone of an adapter and put the adapter on it, with its encoder if it follows control maps.
 
     Parameters
     ----------
@@ -206,9 +214,15 @@ def loaded(folder: Path, named: str | None = None) -> Iterator[tuple[Backbone, M
     insertion = adapters.load(backbone.pipeline, folder)
     try:
         with backbone.tuned_text(insertion.tunes_text):
-            yield backbone, metadata
+            yield _followed(backbone, folder) if metadata.control else backbone, metadata
     finally:
         insertion.remove()
+
+
+def _followed(backbone: Backbone, folder: Path) -> Conditioned:
+    """Give a backbone that follows maps as an adapter's encoder says."""
+    encoder = load_encoder(folder, *latent_form(backbone)).requires_grad_(False)
+    return Conditioned(backbone, [encoder.to(backbone.device, backbone.dtype)], unpacked)
 
 
 def backbone_of(folder: Path, named: str | None = None) -> tuple[Backbone, Metadata]:
@@ -232,17 +246,22 @@ def backbone_of(folder: Path, named: str | None = None) -> tuple[Backbone, Metad
     return Worker().backbone(address(source), metadata.protocol.precision), metadata
 
 
-def draw(backbone: Backbone, prompt: str, count: int, seed: int, protocol: Protocol) -> Iterator[np.ndarray]:
+def draw(
+    backbone: Backbone | Conditioned, prompt: str, count: int, seed: int, protocol: Protocol, map: Path | None = None
+) -> Iterator[np.ndarray]:
     """Draw pictures of a prompt, uint8 (H, W, 3), one after another; each starts from latents of its own.
 
     The i-th picture starts from the same latents however many are asked for. Sampler, sampling steps, guidance and
-    precision are the protocol's.
+    precision are the protocol's. `map` is the picture of a map for an adapter that follows one.
 
     Raises
     ------
     InputFault
-        For more sampling steps than the backbone has timesteps.
+        For more sampling steps than the backbone has timesteps; a map that cannot be read, or is missing, or is given
+        to an adapter that follows none.
     """
+    condition = _condition(backbone, map)
+    rows = backbone.rows if isinstance(backbone, Conditioned) else unpacked
     if protocol.sampling_steps > backbone.timesteps:
         raise InputFault(
             f"{protocol.sampling_steps} sampling steps: {backbone.name} has {backbone.timesteps} timesteps; ask for "
@@ -259,8 +278,28 @@ def draw(backbone: Backbone, prompt: str, count: int, seed: int, protocol: Proto
             protocol.sampling_steps,
             protocol.guidance,
             protocol.precision,
+            [0] * len(part),
+            rows,
+            None if condition is None else condition.expand(len(part), -1, -1, -1),
         )
         yield from backbone.decode(latents)
+
+
+def _condition(backbone: Backbone | Conditioned, map: Path | None) -> Tensor | None:
+    """Read a map as the encoder of control maps takes it: uint8 (1, 3, H, W)."""
+    if not isinstance(backbone, Conditioned):
+        if map is not None:
+            raise InputFault(f"--map {map}: this adapter was not trained to follow a map; leave it out")
+        return None
+    if map is None:
+        raise InputFault("this adapter was trained to follow a control map: give the picture of one with --map")
+    if not map.is_file():
+        raise InputFault(f"--map {map}: no such file; expected the picture of a map")
+    try:
+        shown = fitted(read(map), backbone.size)
+    except InputFault as fault:
+        raise InputFault(f"--map {map.parent}: cannot be read: {fault}") from fault
+    return as_maps(shown[None]).to(backbone.device)
 
 
 @contextmanager
@@ -296,6 +335,6 @@ def _shown(backbone: str | dict[str, str]) -> str:
     return backbone if isinstance(backbone, str) else "@".join(backbone.values())
 
 
-def _warn_if_cut(backbone: Backbone, prompt: str) -> None:
+def _warn_if_cut(backbone: Backbone | Conditioned, prompt: str) -> None:
     if backbone.too_long([prompt]):
         warnings.warn(f"{backbone.name} reads only the beginning of the prompt {prompt!r}", stacklevel=2)

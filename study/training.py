@@ -90,6 +90,7 @@ class Slot:
     ----------
     parameters : what AdamW (betas 0.9 and 0.999, weight decay 0.01) updates; each must be there once.
     batches : one a step, all with the same number of rows.
+    beside, beside_rate : what is trained beside the design, such as an encoder of maps, and its learning rate.
     penalty : what its method adds to the loss of every step; it is no part of the losses that are recorded.
     """
 
@@ -97,6 +98,13 @@ class Slot:
     batches: Iterator[Batch]
     learning_rate: float
     penalty: Callable[[], Tensor | None] = lambda: None
+    beside: Sequence[nn.Parameter] = ()
+    beside_rate: float = 0.0
+
+    @property
+    def every(self) -> list[nn.Parameter]:
+        """All that is trained."""
+        return [*self.parameters, *self.beside]
 
 
 @dataclass(frozen=True)
@@ -165,10 +173,10 @@ def train(
     ------
     ValueError : a parameter is given twice (its updates would be doubled).
     """
-    every = [parameter for slot in slots for parameter in slot.parameters]
+    every = [parameter for slot in slots for parameter in slot.every]
     if len({id(parameter) for parameter in every}) != len(every):
         raise ValueError("a parameter was given to the optimiser twice; every parameter must be there once")
-    trained = [index for index, slot in enumerate(slots) if slot.parameters]
+    trained = [index for index, slot in enumerate(slots) if slot.every]
     if not trained:
         return [Trained() for _ in slots]
     optimiser = torch.optim.AdamW(_by_learning_rate(slots), lr=1.0, weight_decay=0.01, fused=True)
@@ -202,7 +210,7 @@ def train(
     seconds = (time.perf_counter() - start) / len(trained)
     seen_losses = losses.cpu()
     return [
-        _ended(seen_losses[: last[index], index], slot.parameters, seconds) if index in last else Trained()
+        _ended(seen_losses[: last[index], index], slot.every, seconds) if index in last else Trained()
         for index, slot in enumerate(slots)
     ]
 
@@ -212,6 +220,7 @@ def _by_learning_rate(slots: Sequence[Slot]) -> list[dict[str, Any]]:
     groups: dict[float, list[nn.Parameter]] = {}
     for slot in slots:
         groups.setdefault(slot.learning_rate, []).extend(slot.parameters)
+        groups.setdefault(slot.beside_rate, []).extend(slot.beside)
     return [{"lr": rate, "params": parameters} for rate, parameters in groups.items() if parameters]
 
 

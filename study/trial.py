@@ -211,6 +211,8 @@ class TrialResult:
         One a recorded step, for instance `{"step": 10, "loss": 0.2}`.
     adapter : dict of str to Tensor, optional
         The trained weights.
+    encoder : mapping of str to Tensor, optional
+        Those of the encoder of control maps that was trained beside them.
     """
 
     trial: Trial
@@ -222,6 +224,7 @@ class TrialResult:
     pictures: list[np.ndarray] = field(default_factory=list)
     curves: list[dict[str, Any]] = field(default_factory=list)
     adapter: dict[str, Tensor] | None = None
+    encoder: Mapping[str, Tensor] | None = None
 
 
 Sink = Callable[[TrialResult], None]

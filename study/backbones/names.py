@@ -18,6 +18,8 @@ BACKBONES = ("micro-unet",)
 SCORERS = ("micro-clip", "micro-dino")
 WORLD = "world"
 """Scores by the truth of the built-in world; no model, so `resolve_scorer` does not know it."""
+SEGMENTER = "segmenter"
+"""Scores by what the built-in segmenter reads off pictures; no transformers model, so not of `resolve_scorer`."""
 OWN = "backbone"
 """Scores by what the trial's own backbone predicts; no other model, so `resolve_scorer` does not know it either."""
 COMPONENTS = {

@@ -35,7 +35,12 @@ def command(
         from adapters.export import export
         from study.trained_adapter import backbone_of
 
-        base, _ = backbone_of(adapter, backbone)
+        base, metadata = backbone_of(adapter, backbone)
+        if metadata.control:
+            raise InputFault(
+                f"{adapter}: it follows control maps through an encoder beside it, which no format of `export` holds; "
+                "draw with `adapter-study generate --map`"
+            )
         done = export(adapter, format, output, base.pipeline, approximate)
     for file in done.files:
         print(file)

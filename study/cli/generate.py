@@ -30,6 +30,7 @@ def command(
     seed: Annotated[int, typer.Option(min=0, help="Another seed gives other pictures.")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps, instead of the recipe's.")] = None,
     guidance: Annotated[float | None, typer.Option(min=0, help="Guidance, instead of the recipe's.")] = None,
+    map: Annotated[Path | None, typer.Option(help="The map to follow, for an adapter that was trained to.")] = None,
     backbone: Annotated[
         str | None, typer.Option(help="Where the backbone is, if not where the adapter was trained.")
     ] = None,
@@ -49,7 +50,7 @@ def command(
                 warn(f"the prompt lacks {metadata.token!r}, the word that means the subject: {prompt!r}")
             changes = {"sampling_steps": steps, "guidance": guidance}
             protocol = metadata.protocol.model_copy(update={k: v for k, v in changes.items() if v is not None})
-            pictures = draw(base, prompt, count, seed, protocol)
+            pictures = draw(base, prompt, count, seed, protocol, map)
             for file, picture in zip(files, pictures, strict=True):
                 _write(file, picture)
                 print(file)

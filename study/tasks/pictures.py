@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from adapters.faults import InputFault
 
@@ -65,6 +65,13 @@ def _fault(file: Path, mtime: int, size: int) -> str:
     except UNREADABLE as error:
         return f"{file.name} ({' '.join(str(error).split())[:120]})"
     return ""
+
+
+def upright_size(file: Path) -> tuple[int, int]:
+    """Give the width and height of a picture that can be read, turned as the camera said; it is not decoded."""
+    with Image.open(file) as opened:
+        turned = opened.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # 5 to 8 turn by a quarter
+        return (opened.height, opened.width) if turned else opened.size
 
 
 def listed(names: Sequence[str]) -> str:

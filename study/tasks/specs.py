@@ -21,7 +21,7 @@ from study.backbones.names import Source, unknown_words
 if TYPE_CHECKING:
     from study.config import Protocol
 
-KINDS = {"subject": "SubjectSpec", "domain": "DomainSpec"}
+KINDS = {"subject": "SubjectSpec", "domain": "DomainSpec", "control": "ControlSpec"}
 """Kinds of tasks, and the class in `study.tasks.KIND_spec` that declares them."""
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -101,6 +101,9 @@ class Task(ABC, Generic[Spec]):
     spec : as declared.
     backbone : at the size of the task's pictures.
     """
+
+    beside_rate: ClassVar[float] = 1e-3
+    """Learning rate of `trainables`: the task's, the same for all designs, so that these differ in nothing else."""
 
     spec: Spec
     backbone: Backbone

@@ -9,6 +9,7 @@ import numpy as np
 
 from adapters.faults import InputFault
 from study.world.colours import from_hsv
+from study.world.domains import any_scene
 from study.world.layers import take_apart
 from study.world.scene import SIZE, Scene, part_masks, picture_grid
 
@@ -113,6 +114,22 @@ def read_colour_code(picture: np.ndarray) -> np.ndarray:
     """Turn a colour-coded segmentation (H, W, 3) uint8 back into labels (H, W): of every pixel the nearest colour's."""
     distance = np.linalg.norm(picture[..., None, :].astype(float) - COLOUR_CODE.astype(float), axis=-1)
     return distance.argmin(-1).astype(np.uint8)
+
+
+def control_scenes(count: int, seed: int = 0, split: Literal["train", "real"] = "train") -> list[Scene]:
+    """Sample scenes to be drawn from their maps: photos of all things, in all places, colours and textures.
+
+    Parameters
+    ----------
+    count : int
+        How many; fewer are the first ones of more.
+    seed : int
+        Another seed gives other scenes.
+    split : "train" or "real"
+        Two streams that share no scene.
+    """
+    key = (20261202, ("train", "real").index(split), seed)
+    return [any_scene(np.random.default_rng([*key, number])) for number in range(count)]
 
 
 def _dots(scene: Scene, size: int) -> np.ndarray:

@@ -85,7 +85,7 @@ def domain_scenes(name: str, count: int, seed: int = 0, split: Split = "train") 
     """Sample what a domain's pictures show; see `domain_pictures`."""
     _check(name, count, split)
     key = (20261201, list(DOMAINS).index(name), get_args(Split).index(split), seed)
-    return [_scene(np.random.default_rng([*key, number])) for number in range(count)]
+    return [any_scene(np.random.default_rng([*key, number])) for number in range(count)]
 
 
 def domain_pictures(
@@ -130,7 +130,8 @@ def _check(name: str, count: int, split: str) -> None:
         raise InputFault(f"{count} pictures of domain {name} asked for; expected at least 1.")
 
 
-def _scene(rng: np.random.Generator) -> Scene:
+def any_scene(rng: np.random.Generator) -> Scene:
+    """Sample a photo: every kind of thing as often as any other, in all places, colours and textures."""
     colour = COLOURS[rng.integers(len(COLOURS))]
     kind, texture, place = (tuple(levels)[rng.integers(len(levels))] for levels in (KINDS, TEXTURES, BACKGROUNDS))
     return Scene(kind, sample_look(rng, colour), colour, texture, place, **sample_pose(rng))

@@ -1,0 +1,91 @@
+"""The encoder of control maps, trained beside a design: what it makes of a map is added to the noisy latents.
+
+So a map is followed by a model that never saw one, as with the small encoder of OFT's control experiments (2306.07280).
+The last layer starts at zero, so training starts at the model as it was. Its weights lie in an adapter folder's
+`control.safetensors`; widths and strides follow from the shapes in there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Generator, Tensor, nn
+
+from adapters.faults import InputFault
+
+FILE = "control.safetensors"
+WIDTH, MOST = 16, 32
+"""Channels of the first layer, and of the wider ones after it."""
+
+
+class ControlEncoder(nn.Module):
+    """Maps (N, 3, H, W), uint8, to (N, channels, H / 2^halvings, W / 2^halvings); zero before it is trained.
+
+    A convolution at the maps' size, one of stride 2 for every halving, one more, and one that starts at zero, all of
+    3 x 3 and SiLU between them: ControlNet's encoder of conditions (2302.05543), narrower.
+
+    Parameters
+    ----------
+    channels : of the latents.
+    halvings : how often the autoencoder halves a picture.
+    generator : draws the weights (He et al. 2015); None leaves them to be loaded.
+    """
+
+    def __init__(self, channels: int, halvings: int, generator: Generator | None = None) -> None:
+        super().__init__()
+        widths = [3, WIDTH, *[MOST] * (halvings + 1)]
+        strides = [1, *[2] * halvings, 1]
+        self.layers = nn.ModuleList(
+            nn.Conv2d(before, after, 3, stride, 1)
+            for before, after, stride in zip(widths[:-1], widths[1:], strides, strict=True)
+        )
+        self.last = nn.Conv2d(widths[-1], channels, 3, padding=1)
+        for name, parameter in self.named_parameters():
+            if name.endswith("weight"):
+                nn.init.kaiming_normal_(parameter, nonlinearity="relu", generator=generator)
+            else:
+                nn.init.zeros_(parameter)
+        nn.init.zeros_(self.last.weight)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Give what is added to the latents."""
+        features = maps.to(self.last.weight.dtype) / 255
+        for layer in self.layers:
+            features = nn.functional.silu(layer(features))
+        return self.last(features)
+
+
+def save_encoder(folder: Path, state: Mapping[str, Tensor]) -> None:
+    """Write an encoder's weights into an adapter folder."""
+    save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, folder / FILE)
+
+
+def load_encoder(folder: Path, channels: int, halvings: int) -> ControlEncoder:
+    """Read the encoder of an adapter folder that follows maps, in float32.
+
+    Raises
+    ------
+    InputFault : the file is missing, damaged, or is for another autoencoder.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        raise InputFault(f"{path} is missing; an adapter that follows control maps has its encoder there")
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputFault(f"{path} is no safetensors file: {error}") from error
+    encoder = ControlEncoder(channels, halvings)
+    expected = {name: tuple(value.shape) for name, value in encoder.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in state.items()}
+    if found != expected:
+        wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        raise InputFault(f"{path}: {', '.join(wrong[:3])} are not what latents of {channels} channels, "
+                         f"a picture halved {halvings} times, need")  # fmt: skip
+    if broken := [name for name, value in state.items() if not torch.isfinite(value).all()]:
+        raise InputFault(f"{path}: {broken[0]} holds numbers that are not finite; the file is damaged")
+    encoder.load_state_dict(state)
+    return encoder

@@ -1,0 +1,142 @@
+"""The control task: draw pictures that follow a map and a caption (OFT, 2306.07280; TLoRA).
+
+A small encoder of maps is trained beside the design, in every slot its own. The latents of the pictures and the maps
+are computed once and kept on disk, so that workers and resumed runs share them.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from study.backbones.loading import Backbone
+from study.config import Protocol
+from study.control_encoder import ControlEncoder
+from study.randomness import stream
+from study.sampling import start_latents
+from study.scoring import AnyScorer, Features, PartReader, Scorer, prompt_fidelity
+from study.tasks.cache import cached
+from study.tasks.control_spec import ControlSpec
+from study.tasks.mapped import DrawnScenes
+from study.tasks.task import Evaluation, Rows, Task, Wanted, image_rows
+from study.training import Batch
+
+HELD_OUT_PICTURES = 16
+"""Held-out pictures that the held-out loss is taken over."""
+
+KEPT = 64
+"""Generated pictures of a trial that are kept, the first; all of them are scored."""
+
+AT_ONCE = 256
+"""Pictures that are in memory at once."""
+
+
+@dataclass
+class ControlTask(Task[ControlSpec]):
+    """A control task made ready for one backbone.
+
+    Attributes
+    ----------
+    latents, maps : of the pictures that are trained on, (N, C, h, w) and uint8 (N, 3, H, W).
+    held : latents of the first held-out pictures.
+    held_maps : maps of all held-out pictures, uint8 (N, 3, H, W).
+    """
+
+    latents: Tensor
+    maps: Tensor
+    held: Tensor
+    held_maps: Tensor
+
+    def batches(self, seed: int, protocol: Protocol) -> Iterator[Batch]:
+        """Make the endless batches of one seed: pictures with their captions and maps."""
+        return self.drawn(seed, [Rows(self.latents, self.spec.train.captions, protocol.batch, condition=self.maps)])
+
+    def held_out(self) -> Batch:
+        """Make the rows of the held-out loss: held-out pictures with their maps at fixed timesteps and noise."""
+        count = len(self.held)
+        return self.noised_evenly(self.held, self.spec.real.captions[:count], self.held_maps[:count])
+
+    def wanted(self, seed: int, protocol: Protocol) -> Wanted:
+        """Say by which pictures a trial is judged: held-out captions and maps, all before any comes again."""
+        captions, count = self.spec.real.captions, protocol.pictures
+        start, seeds = start_latents(self.backbone, seed, self.key, "picture", count)
+        order = torch.randperm(len(captions), generator=stream(seed, self.key, "captions")).tolist()
+        chosen = [order[index % len(order)] for index in range(count)]
+        prompts = [captions[index] for index in chosen]
+        return Wanted(prompts, prompts, chosen, start, seeds, self.held_maps[chosen])
+
+    def trainables(self, seed: int) -> ControlEncoder:
+        """Make the encoder of maps that a trial trains beside its design."""
+        backbone = self.backbone
+        channels, halvings = latent_form(backbone)
+        encoder = ControlEncoder(channels, halvings, stream(seed, self.key, "encoder"))
+        return encoder.to(backbone.device, backbone.dtype)
+
+    def judge(
+        self,
+        wanted: Wanted,
+        pictures: np.ndarray,
+        features: Features,
+        scorers: Mapping[str, AnyScorer],
+        loss_heldout: float,
+    ) -> Evaluation:
+        """Score a trial; see `Task.judge`. Pictures are compared with the true maps of the scenes that were wanted."""
+        totals = {"loss_heldout": loss_heldout}
+        single: list[dict[str, float | None]] = [{} for _ in wanted.prompts]
+        followed: dict[str, np.ndarray] = {}
+        for name, scorer in scorers.items():
+            if isinstance(scorer, Scorer):
+                values = prompt_fidelity(features[scorer.hash], scorer.texts(wanted.described)).numpy()
+            else:
+                assert isinstance(scorer, PartReader) and isinstance(self.spec.real, DrawnScenes)
+                scenes = self.spec.real.scenes
+                followed = followed or scorer.control(pictures, [scenes[index] for index in wanted.chosen])
+                values = followed[name]
+            totals[name] = float(values.mean())
+            single = [{**own, name: float(value)} for own, value in zip(single, values, strict=True)]
+        return Evaluation(totals, image_rows(wanted, single), list(pictures[:KEPT]))
+
+
+def latent_form(backbone: Backbone) -> tuple[int, int]:
+    """Give the channels of a backbone's latents, and how often its autoencoder halves a picture."""
+    return backbone.latent_shape[0], int(backbone.pipeline.vae_scale_factor).bit_length() - 1
+
+
+def prepare(spec: ControlSpec, backbone: Backbone, protocol: Protocol, cache_dir: Path) -> ControlTask:
+    """Make a control task ready; see `study.tasks.task.prepare`."""
+    own = backbone.at(spec.size)
+    captions = list(dict.fromkeys([*spec.train.captions, *spec.real.captions]))
+    if cut := own.too_long(captions):
+        warnings.warn(
+            f"task {spec.name}: {own.name} reads only the beginning of {len(cut)} captions, such as {cut[0]!r}.",
+            stacklevel=2,
+        )
+    train, real, size = spec.train, spec.real, own.size
+    key = [spec.content_hash(), size]
+
+    def encoded() -> Tensor:
+        return torch.cat([own.encode(part) for part in _parts(train.load, len(train.captions), size)])
+
+    def drawn() -> Tensor:
+        return torch.cat([as_maps(part) for part in _parts(train.load_maps, len(train.captions), size)])
+
+    latents = cached(cache_dir, "control", [own.hash, *key, str(own.dtype)], encoded).to(own.device, own.dtype)
+    maps = cached(cache_dir, "maps", key, drawn).to(own.device)
+    held = own.encode(real.load(size, 0, HELD_OUT_PICTURES))
+    held_maps = cached(cache_dir, "held-maps", key, lambda: as_maps(real.load_maps(size))).to(own.device)
+    return ControlTask(spec, own, latents, maps, held, held_maps)
+
+
+def as_maps(pictures: np.ndarray) -> Tensor:
+    """Turn pictures of maps, uint8 (N, H, W, 3), into what the encoder takes: uint8 (N, 3, H, W)."""
+    return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).contiguous()
+
+
+def _parts(load: Callable[[int, int, int], np.ndarray], count: int, size: int) -> Iterator[np.ndarray]:
+    """Yield the pictures, a few hundred at a time."""
+    for begin in range(0, count, AT_ONCE):
+        yield load(size, begin, begin + AT_ONCE)

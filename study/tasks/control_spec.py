@@ -1,0 +1,173 @@
+"""The control task as it is declared: pictures that follow a map besides their caption.
+
+Keys: `pictures` and `maps` (two folders, the maps called as the pictures; left out, the name is a kind of map of the
+built-in world: edges, segmentation or landmarks), `captions` (as domains have it), `held_out` (the share of the
+pictures that is kept to be drawn from), `size` (edge of the pictures in pixels; left out, the backbone's).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+import numpy as np
+
+from adapters.faults import InputFault
+from study.backbones.names import SEGMENTER
+from study.tasks.captioned import read_folder
+from study.tasks.mapped import DrawnScenes, Mapped, read_maps
+from study.tasks.pictures import SMALLEST
+from study.tasks.specs import TaskSpec, unknown_keys, words_of
+
+if TYPE_CHECKING:
+    from study.world.control_maps import MapKind
+
+MAPS = ("edges", "segmentation", "landmarks")
+CONTROL = ("mean_iou", "pixel_accuracy", "edge_error", "landmark_error")
+"""Scores of how well a picture keeps to its map, which only the built-in world's pictures can have."""
+
+ENCODER = "encoder-1: conv 3-16-32-…, SiLU, AdamW at 1e-3, added to the noisy latents"
+"""What is trained beside every design; part of the task's hash, since numbers depend on it."""
+
+SHARE = 0.2
+LEAST = 4
+"""Pictures on each side at least: to train on, and to draw from."""
+
+WORLD_PICTURES, WORLD_HELD_OUT = 384, 96
+WORLD_SEED = 20261126
+KEYS = {"pictures", "maps", "captions", "held_out", "size"}
+
+
+@dataclass(frozen=True)
+class ControlSpec(TaskSpec):
+    """A control task, resolved.
+
+    Attributes
+    ----------
+    name : "control/…", as results show it.
+    control : a kind of map of the built-in world, or None.
+    folder, maps : folders of pictures and of their maps, or None.
+    captions : the template or text that `captions` gives, or None.
+    held_out : the share of the folder's pictures that is held out.
+    size : edge of the pictures in pixels; None for the backbone's.
+    """
+
+    kind: ClassVar[str] = "control"
+
+    control: str | None = None
+    folder: str | None = None
+    maps: str | None = None
+    captions: str | None = None
+    held_out: float = SHARE
+    size: int | None = None
+
+    @property
+    def scores(self) -> Mapping[str, str | None]:  # type: ignore[override]
+        """The scores it can be judged by; what a map of one's own asked for, nothing here can read off a picture."""
+        own = {"clip_t": "micro-clip"}
+        return own if self.control is None else {**dict.fromkeys(CONTROL, SEGMENTER), **own}
+
+    @property
+    def primary(self) -> str:  # type: ignore[override]
+        """Overlap with the wanted parts, which all kinds of maps ask for; of one's own pictures, prompt fidelity."""
+        return "clip_t" if self.control is None else CONTROL[0]
+
+    @property
+    def example(self) -> str:
+        """The first caption."""
+        return self.train.captions[0]
+
+    @property
+    def words(self) -> str:
+        """The words of the captions, those of the most frequent ones if they are many."""
+        captions = list(dict.fromkeys(self.train.captions))[:200]
+        return " ".join(dict.fromkeys(word for caption in captions for word in caption.replace(",", " ").split()))
+
+    @cached_property
+    def train(self) -> Mapped:
+        """What is trained on."""
+        return self._parts[0]
+
+    @cached_property
+    def real(self) -> Mapped:
+        """What is held out: maps and captions to draw from."""
+        return self._parts[1]
+
+    @cached_property
+    def _parts(self) -> tuple[Mapped, Mapped]:
+        if self.control is not None:
+            control = cast("MapKind", self.control)
+            return (
+                DrawnScenes(control, WORLD_PICTURES, WORLD_SEED, "train"),
+                DrawnScenes(control, WORLD_HELD_OUT, WORLD_SEED, "real"),
+            )
+        folder = Path(self.folder or "")
+        pictures = read_folder(folder, self.captions)
+        if len(pictures.files) < 2 * LEAST:
+            plural = "s" * (len(pictures.files) != 1)
+            raise InputFault(
+                f"{folder} holds {len(pictures.files)} picture{plural}, expected at least {2 * LEAST}: {LEAST} or more "
+                "to train on, and as many that are held out to draw from their maps"
+            )
+        return read_maps(pictures, folder, Path(self.maps or "")).parted(self.held_out, LEAST)
+
+    def load_pictures(self, size: int, most: int | None = None) -> np.ndarray:
+        """Give the pictures that are trained on; see `TaskSpec.load_pictures`."""
+        return self.train.load(size, 0, most)
+
+    def content_hash(self) -> str:
+        """SHA-256 over pictures, maps and captions of both parts, the encoder, and the size if it is declared."""
+        return self._content_hash
+
+    @cached_property
+    def _content_hash(self) -> str:
+        size = [] if self.size is None else [self.size]
+        content = ["control", ENCODER, self.train.hashes(), self.real.hashes(), *size]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    @classmethod
+    def resolve(cls, short: str, declared: dict[str, Any], root: Path) -> ControlSpec:
+        """Resolve what a study file declares; see `TaskSpec.resolve`."""
+        faults = unknown_keys(declared, KEYS)
+        size = declared.get("size")
+        if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < SMALLEST):
+            faults.append(f"size is {size!r}, expected the edge of the pictures in pixels, such as 96")
+        if "pictures" not in declared and "maps" not in declared:
+            if extra := sorted({"captions", "held_out"} & set(declared)):
+                faults.append(f"{', '.join(extra)}: only for folders, which `pictures` and `maps` name")
+            if short not in MAPS:
+                faults.append(
+                    f"no map {short!r} in the built-in world (known: {', '.join(MAPS)}); "
+                    "pictures of your own need `pictures: folder` and `maps: folder`"
+                )
+            spec = cls(f"control/{short}", control=short, size=size)
+        else:
+            pictures, maps = (_folder(declared, key, root, faults) for key in ("pictures", "maps"))
+            captions = words_of(declared["captions"], "captions", faults) if "captions" in declared else None
+            share = declared.get("held_out", SHARE)
+            if not isinstance(share, float) or not 0 < share < 1:
+                faults.append(f"held_out is {share!r}, expected a share of the pictures such as 0.2")
+            spec = cls(f"control/{short}", None, pictures, maps, captions, share, size)
+        if not faults and spec.folder is not None:
+            try:
+                spec.content_hash()
+            except InputFault as fault:
+                faults.append(str(fault))
+        if faults:
+            raise InputFault("; ".join(faults))
+        return spec
+
+
+def _folder(declared: Mapping[str, Any], key: str, root: Path, faults: list[str]) -> str:
+    value = declared.get(key)
+    if not isinstance(value, str) or not value.strip():
+        other = "maps" if key == "pictures" else "pictures"
+        faults.append(f"{key} is {value!r}, expected a folder: `pictures` and `maps` go together, got {other} alone"
+                      if value is None else f"{key} is {value!r}, expected a folder")  # fmt: skip
+        return ""
+    return str((root / Path(value).expanduser()).resolve())
