@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from study.world.control_maps import MapKind
 
 MAPS = ("edges", "segmentation", "landmarks")
-CONTROL = ("mean_iou", "pixel_accuracy", "edge_error", "landmark_error")
+CONTROL = ("edge_error", "mean_iou", "pixel_accuracy", "landmark_error")
 """Scores of how well a picture keeps to its map, which only the built-in world's pictures can have."""
 
 ENCODER = "encoder-1: conv 3-16-32-…, SiLU, AdamW at 1e-3, added to the noisy latents"
@@ -74,7 +74,7 @@ class ControlSpec(TaskSpec):
 
     @property
     def primary(self) -> str:  # type: ignore[override]
-        """Overlap with the wanted parts, which all kinds of maps ask for; of one's own pictures, prompt fidelity."""
+        """Edges, in which any kind of map shows most (docs/builtin.md); of one's own pictures, prompt fidelity."""
         return "clip_t" if self.control is None else CONTROL[0]
 
     @property

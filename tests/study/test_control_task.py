@@ -152,7 +152,7 @@ def test_the_world_s_scenes_are_the_same_for_every_kind_of_map(small_world, tmp_
     assert specs[0].train.captions == specs[1].train.captions == specs[2].train.captions
     assert not {repr(scene) for scene in specs[0].train.scenes} & {repr(scene) for scene in specs[0].real.scenes}
     for spec, kind in zip(specs, ("edges", "segmentation", "landmarks"), strict=True):
-        assert spec.primary == "mean_iou" and set(spec.scores) == {*CONTROL, "clip_t"}
+        assert spec.primary == "edge_error" and set(spec.scores) == {*CONTROL, "clip_t"}
         scene = spec.real.scenes[1]
         assert np.array_equal(spec.real.load(32, 1, 2)[0], draw(scene, 32).pixels)
         assert np.array_equal(spec.real.load_maps(32, 1, 2)[0], control_picture(scene, kind, 32))
@@ -167,7 +167,7 @@ def test_scores_that_need_true_maps_are_refused_for_a_folder(folders):
     with pytest.raises(InputFault, match="edge_error: is no score of tasks of the kind control"):
         config.check({**given, "scores": {"edge_error": "segmenter", "clip_t": "scorer"}, "primary": "clip_t"}, folders)
     world = config.check({**given, "tasks": ["control/edges"]}, folders)
-    assert world.primary == "mean_iou" and world.scores["edge_error"].name == "segmenter"
+    assert world.primary == "edge_error" and world.scores["edge_error"].name == "segmenter"
     with pytest.raises(InputFault, match="expected segmenter"):
         config.check({**given, "tasks": ["control/edges"], "scores": {"mean_iou": "micro-clip"}}, folders)
 
