@@ -1,6 +1,7 @@
-"""The encoder of control maps, trained beside a design: what it makes of a map is added to the noisy latents.
+"""The encoder of control maps, trained beside a design: what it makes of a map is added to the first features.
 
-So a map is followed by a model that never saw one, as with the small encoder of OFT's control experiments (2306.07280).
+So a map is followed by a model that never saw one, as with the small encoder of OFT's control experiments (2306.07280);
+`study.conditioning` adds it.
 The last layer starts at zero, so training starts at the model as it was. Its weights lie in an adapter folder's
 `control.safetensors`; widths and strides follow from the shapes in there.
 """
@@ -30,7 +31,7 @@ class ControlEncoder(nn.Module):
 
     Parameters
     ----------
-    channels : of the latents.
+    channels : of the denoiser's first features.
     halvings : how often the autoencoder halves a picture.
     generator : draws the weights (He et al. 2015); None leaves them to be loaded.
     """
@@ -52,7 +53,7 @@ class ControlEncoder(nn.Module):
         nn.init.zeros_(self.last.weight)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Give what is added to the latents."""
+        """Give what is added to the first features."""
         features = maps.to(self.last.weight.dtype) / 255
         for layer in self.layers:
             features = nn.functional.silu(layer(features))
@@ -69,7 +70,7 @@ def load_encoder(folder: Path, channels: int, halvings: int) -> ControlEncoder:
 
     Raises
     ------
-    InputFault : the file is missing, damaged, or is for another autoencoder.
+    InputFault : the file is missing, damaged, or is for another backbone.
     """
     path = folder / FILE
     if not path.is_file():
@@ -83,8 +84,8 @@ def load_encoder(folder: Path, channels: int, halvings: int) -> ControlEncoder:
     found = {name: tuple(value.shape) for name, value in state.items()}
     if found != expected:
         wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-        raise InputFault(f"{path}: {', '.join(wrong[:3])} are not what latents of {channels} channels, "
-                         f"a picture halved {halvings} times, need")  # fmt: skip
+        raise InputFault(f"{path}: {', '.join(wrong[:3])} are not what a denoiser of {channels} first "
+                         f"features, and pictures halved {halvings} times, need")  # fmt: skip
     if broken := [name for name, value in state.items() if not torch.isfinite(value).all()]:
         raise InputFault(f"{path}: {broken[0]} holds numbers that are not finite; the file is damaged")
     encoder.load_state_dict(state)

@@ -38,7 +38,7 @@ from study.provenance import provenance
 from study.randomness import stream
 from study.recipe import Recipe
 from study.sampling import sample, start_latents
-from study.tasks.control import as_maps, latent_form
+from study.tasks.control import as_maps, encoder_form
 from study.tasks.pictures import fitted, read
 from study.tasks.subject import prepare
 from study.tasks.subject_spec import SubjectSpec
@@ -221,7 +221,7 @@ def loaded(folder: Path, named: str | None = None) -> Iterator[tuple[Backbone | 
 
 def _followed(backbone: Backbone, folder: Path) -> Conditioned:
     """Give a backbone that follows maps as an adapter's encoder says."""
-    encoder = load_encoder(folder, *latent_form(backbone)).requires_grad_(False)
+    encoder = load_encoder(folder, *encoder_form(backbone)).requires_grad_(False)
     return Conditioned(backbone, [encoder.to(backbone.device, backbone.dtype)], unpacked)
 
 

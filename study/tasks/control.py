@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from study.backbones.loading import Backbone
+from study.conditioning import entry
 from study.config import Protocol
 from study.control_encoder import ControlEncoder
 from study.randomness import stream
@@ -72,8 +73,7 @@ class ControlTask(Task[ControlSpec]):
     def trainables(self, seed: int) -> ControlEncoder:
         """Make the encoder of maps that a trial trains beside its design."""
         backbone = self.backbone
-        channels, halvings = latent_form(backbone)
-        encoder = ControlEncoder(channels, halvings, stream(seed, self.key, "encoder"))
+        encoder = ControlEncoder(*encoder_form(backbone), stream(seed, self.key, "encoder"))
         return encoder.to(backbone.device, backbone.dtype)
 
     def judge(
@@ -101,9 +101,9 @@ class ControlTask(Task[ControlSpec]):
         return Evaluation(totals, image_rows(wanted, single), list(pictures[:KEPT]))
 
 
-def latent_form(backbone: Backbone) -> tuple[int, int]:
-    """Give the channels of a backbone's latents, and how often its autoencoder halves a picture."""
-    return backbone.latent_shape[0], int(backbone.pipeline.vae_scale_factor).bit_length() - 1
+def encoder_form(backbone: Backbone) -> tuple[int, int]:
+    """Give the number of a denoiser's first features, and how often the autoencoder halves a picture."""
+    return entry(backbone.denoiser).out_channels, int(backbone.pipeline.vae_scale_factor).bit_length() - 1
 
 
 def prepare(spec: ControlSpec, backbone: Backbone, protocol: Protocol, cache_dir: Path) -> ControlTask:

@@ -31,7 +31,7 @@ MAPS = ("edges", "segmentation", "landmarks")
 CONTROL = ("edge_error", "mean_iou", "pixel_accuracy", "landmark_error")
 """Scores of how well a picture keeps to its map, which only the built-in world's pictures can have."""
 
-ENCODER = "encoder-1: conv 3-16-32-…, SiLU, AdamW at 1e-3, added to the noisy latents"
+ENCODER = "encoder-1: conv 3-16-32-…, SiLU, AdamW at 3e-3, added to the first features"
 """What is trained beside every design; part of the task's hash, since numbers depend on it."""
 
 SHARE = 0.2

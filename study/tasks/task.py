@@ -102,7 +102,7 @@ class Task(ABC, Generic[Spec]):
     backbone : at the size of the task's pictures.
     """
 
-    beside_rate: ClassVar[float] = 1e-3
+    beside_rate: ClassVar[float] = 3e-3
     """Learning rate of `trainables`: the task's, the same for all designs, so that these differ in nothing else."""
 
     spec: Spec
@@ -145,7 +145,7 @@ class Task(ABC, Generic[Spec]):
 
     def trainables(self, seed: int) -> nn.Module | None:
         """Make what a trial trains besides its design, or None: it turns a row's condition into what is added to its
-        noisy latents, so `(N, …) -> (N, C, h, w)`, and is drawn from the seed."""
+        first features, see `study.conditioning`, and is drawn from the seed."""
         return None
 
     def drawn(self, seed: int, parts: Sequence[Rows]) -> Iterator[Batch]:

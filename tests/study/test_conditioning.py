@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from adapters.designs import normalise
 from adapters.faults import InputFault
 from study.backbones import load
-from study.conditioning import Conditioned
+from study.conditioning import Conditioned, entry
 from study.config import Protocol
 from study.evaluation import evaluate
 from study.pack import _mounted, _Ready, _slot
@@ -51,7 +51,7 @@ class Following(Task[SubjectSpec]):
         return Evaluation({"loss_heldout": loss_heldout}, [], list(pictures))
 
     def trainables(self, seed):
-        encoder = nn.Conv2d(1, 4, 3, padding=1)
+        encoder = nn.Conv2d(1, 16, 3, padding=1)
         with torch.no_grad():
             encoder.weight.normal_(generator=stream(seed, self.key, "encoder"))
             encoder.bias.zero_()
@@ -96,16 +96,30 @@ def test_each_slot_trains_its_own_encoder_and_a_pack_gives_what_each_gets_alone(
     assert trained[2].curve == []
 
 
-def test_what_an_encoder_makes_of_a_row_is_added_to_its_noisy_latents(task):
-    backbone, encoders = task.backbone, [task.trainables(0), None, task.trainables(1)]
+def test_what_an_encoder_makes_of_a_row_is_added_to_its_first_features(task):
+    # Oracle: the first convolution is linear, so to add what it makes of c is to add c to the noisy latents.
+    backbone, first = task.backbone, task.backbone.denoiser.conv_in
+    encoders = [nn.Conv2d(4, 16, 3, padding=1, bias=False) for _ in range(2)]
+    with torch.no_grad():
+        for factor, encoder in enumerate(encoders, 1):
+            encoder.weight.copy_(factor * first.weight)
     batch = joined([next(task.batches(0, Protocol())), next(task.batches(1, Protocol()))])
-    conditioned = Conditioned(backbone, encoders, unpacked)
+    given = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    conditioned = Conditioned(backbone, [encoders[0], None, encoders[1]], unpacked)
     with torch.no_grad(), conditioned.rows([2, 1, 0, 0]):
-        got = conditioned.predict(batch.latents, batch.timesteps, batch.context, batch.condition)
-        added = [encoders[2](batch.condition[:1]), torch.zeros(1, 4, 8, 8), encoders[0](batch.condition[2:])]
-        expected = backbone.predict(batch.latents + torch.cat(added), batch.timesteps, batch.context)
-    torch.testing.assert_close(got, expected)
+        got = conditioned.predict(batch.latents, batch.timesteps, batch.context, given)
+        added = given * torch.tensor([2.0, 0, 1, 1])[:, None, None, None]
+        expected = backbone.predict(batch.latents + added, batch.timesteps, batch.context)
+        plain = backbone.predict(batch.latents, batch.timesteps, batch.context)
+        without = conditioned.predict(batch.latents, batch.timesteps, batch.context)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(without, plain) and not torch.allclose(got, plain)
     assert conditioned.latent_shape == backbone.latent_shape
+
+
+def test_a_denoiser_without_a_first_convolution_is_refused():
+    with pytest.raises(InputFault, match="Linear has no first convolution"):
+        entry(nn.Linear(2, 2))
 
 
 def test_a_size_that_does_not_halve_evenly_is_refused(task):

@@ -1,6 +1,7 @@
 """Control tasks: maps of the world and of folders, what is wrong with them, training with an encoder, and scores."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from study.conditioning import Conditioned
 from study.config import Protocol
 from study.control_encoder import FILE, ControlEncoder, load_encoder, save_encoder
 from study.control_scores import control_scores
+from study.evaluation import evaluate
 from study.pack import Worker, _mounted, _Ready, _slot, run_pack
 from study.scoring import PartReader
 from study.store import Store
@@ -260,8 +262,9 @@ def test_a_pack_of_the_world_s_maps_is_trained_scored_stored_and_drawn_from(smal
     rows, images = store.rows().set_index("id"), store.images()
     assert rows["status"].tolist() == ["done", "done"], rows["error"].tolist()
     untuned, tuned = (rows.loc[trial.id] for trial in trials)
-    # 3·16·9 + 16, 16·32·9 + 32, twice 32·32·9 + 32 (the tiny autoencoder halves twice), 32·4·9 + 4.
-    assert tuned["beside_parameters"] == 448 + 4640 + 2 * 9248 + 1156 and untuned["beside_parameters"] == 0
+    # 3·16·9 + 16, 16·32·9 + 32, twice 32·32·9 + 32, as the tiny autoencoder halves twice, and 32·16·9 + 16, the tiny
+    # U-Net beginning with 16 features.
+    assert tuned["beside_parameters"] == 448 + 4640 + 2 * 9248 + 4624 and untuned["beside_parameters"] == 0
     assert tuned["start_change"] == 0
     # Oracle: the scores computed anew from the pictures in the store and the scenes that the rows name.
     shown = images[images["id"] == trials[1].id].sort_values("index")
@@ -301,7 +304,7 @@ def test_an_encoder_s_file_is_checked(tmp_path):
     read = load_encoder(tmp_path, 4, 2)
     assert all(torch.equal(value, read.state_dict()[name]) for name, value in encoder.state_dict().items())
     for channels, halvings in ((8, 2), (4, 3)):
-        with pytest.raises(InputFault, match="are not what latents"):
+        with pytest.raises(InputFault, match="are not what a denoiser"):
             load_encoder(tmp_path, channels, halvings)
     save_file({**encoder.state_dict(), "last.bias": torch.full((4,), torch.nan)}, tmp_path / FILE)
     with pytest.raises(InputFault, match="last.bias holds numbers that are not finite"):
@@ -309,3 +312,31 @@ def test_an_encoder_s_file_is_checked(tmp_path):
     (tmp_path / FILE).write_bytes(b"nothing")
     with pytest.raises(InputFault, match="is no safetensors file"):
         load_encoder(tmp_path, 4, 2)
+
+
+@pytest.mark.slow
+def test_maps_are_followed_after_a_short_training(monkeypatch, tmp_path):
+    """Oracle: the same trained trial with the maps of other scenes, and the untuned model, which sees none."""
+    monkeypatch.setattr("study.tasks.control_spec.WORLD_PICTURES", 256)
+    monkeypatch.setattr("study.tasks.control_spec.WORLD_HELD_OUT", 32)
+    protocol = Protocol(steps=200, batch=8, learning_rate=3e-3, sampling_steps=12, guidance=2, pictures=32)
+    spec = resolve_task("control/edges", tmp_path)
+    task = prepare(spec, load("micro-unet"), protocol, tmp_path)
+    shuffled = replace(task, held_maps=task.held_maps.roll(1, 0))
+    design = normalise({"method": "lora", "budget": 0.05})
+    part = [_Ready(Trial("micro-unet", design, spec.name, 0, protocol), task, {})]
+    scorers = {name: PartReader() for name in CONTROL}
+    (untuned,) = evaluate(task.backbone, [0], [task], [0], protocol, scorers, unpacked)
+    with _mounted(part) as mounted:
+        train(mounted.backbone, [_slot(part[0], 0, mounted)], protocol.steps, rows=mounted.rows)
+        (tuned,), (other,) = (
+            evaluate(mounted.backbone, [0], [each], [0], protocol, scorers, mounted.rows) for each in (task, shuffled)
+        )
+    print({name: [each.scores[name] for each in (tuned, other, untuned)] for name in CONTROL})
+    # Each picture against its own without the map: from the same noise and caption, so paired.
+    for without in (other, untuned):
+        gain = np.array([b["edge_error"] - a["edge_error"] for a, b in zip(tuned.images, without.images, strict=True)])
+        assert gain.mean() > 4 * gain.std(ddof=1) / np.sqrt(len(gain))
+        assert tuned.scores["edge_error"] < without.scores["edge_error"] / 1.5
+        assert tuned.scores["mean_iou"] > without.scores["mean_iou"]
+        assert tuned.scores["landmark_error"] < without.scores["landmark_error"]
