@@ -4,9 +4,8 @@ A small encoder of maps is trained beside the design, in every slot its own. The
 are computed once and kept on disk, so that workers and resumed runs share them.
 """
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +17,11 @@ from study.conditioning import entry
 from study.config import Protocol
 from study.control_encoder import ControlEncoder
 from study.randomness import stream
-from study.sampling import start_latents
 from study.scoring import AnyScorer, Features, PartReader, Scorer, prompt_fidelity
 from study.tasks.cache import cached
 from study.tasks.control_spec import ControlSpec
 from study.tasks.mapped import DrawnScenes
-from study.tasks.task import Evaluation, Rows, Task, Wanted, image_rows
+from study.tasks.task import Evaluation, Rows, Task, Wanted, image_rows, warn_if_cut
 from study.training import Batch
 
 HELD_OUT_PICTURES = 16
@@ -63,12 +61,8 @@ class ControlTask(Task[ControlSpec]):
 
     def wanted(self, seed: int, protocol: Protocol) -> Wanted:
         """Say by which pictures a trial is judged: held-out captions and maps, all before any comes again."""
-        captions, count = self.spec.real.captions, protocol.pictures
-        start, seeds = start_latents(self.backbone, seed, self.key, "picture", count)
-        order = torch.randperm(len(captions), generator=stream(seed, self.key, "captions")).tolist()
-        chosen = [order[index % len(order)] for index in range(count)]
-        prompts = [captions[index] for index in chosen]
-        return Wanted(prompts, prompts, chosen, start, seeds, self.held_maps[chosen])
+        wanted = self.drawn_from(self.spec.real.captions, seed, protocol.pictures)
+        return replace(wanted, condition=self.held_maps[wanted.chosen])
 
     def trainables(self, seed: int) -> ControlEncoder:
         """Make the encoder of maps that a trial trains beside its design."""
@@ -109,12 +103,7 @@ def encoder_form(backbone: Backbone) -> tuple[int, int]:
 def prepare(spec: ControlSpec, backbone: Backbone, protocol: Protocol, cache_dir: Path) -> ControlTask:
     """Make a control task ready; see `study.tasks.task.prepare`."""
     own = backbone.at(spec.size)
-    captions = list(dict.fromkeys([*spec.train.captions, *spec.real.captions]))
-    if cut := own.too_long(captions):
-        warnings.warn(
-            f"task {spec.name}: {own.name} reads only the beginning of {len(cut)} captions, such as {cut[0]!r}.",
-            stacklevel=2,
-        )
+    warn_if_cut(spec.name, own, [*spec.train.captions, *spec.real.captions])
     train, real, size = spec.train, spec.real, own.size
     key = [spec.content_hash(), size]
 

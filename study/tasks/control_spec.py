@@ -15,14 +15,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-import numpy as np
-
 from adapters.faults import InputFault
 from study.backbones.names import SEGMENTER
 from study.tasks.captioned import read_folder
+from study.tasks.captioned_spec import CaptionedSpec, size_of
 from study.tasks.mapped import DrawnScenes, Mapped, read_maps
-from study.tasks.pictures import SMALLEST
-from study.tasks.specs import TaskSpec, unknown_keys, words_of
+from study.tasks.specs import unknown_keys, words_of
 
 if TYPE_CHECKING:
     from study.world.control_maps import MapKind
@@ -44,7 +42,7 @@ KEYS = {"pictures", "maps", "captions", "held_out", "size"}
 
 
 @dataclass(frozen=True)
-class ControlSpec(TaskSpec):
+class ControlSpec(CaptionedSpec[Mapped]):
     """A control task, resolved.
 
     Attributes
@@ -77,27 +75,6 @@ class ControlSpec(TaskSpec):
         """Edges, in which any kind of map shows most (docs/builtin.md); of one's own pictures, prompt fidelity."""
         return "clip_t" if self.control is None else CONTROL[0]
 
-    @property
-    def example(self) -> str:
-        """The first caption."""
-        return self.train.captions[0]
-
-    @property
-    def words(self) -> str:
-        """The words of the captions, those of the most frequent ones if they are many."""
-        captions = list(dict.fromkeys(self.train.captions))[:200]
-        return " ".join(dict.fromkeys(word for caption in captions for word in caption.replace(",", " ").split()))
-
-    @cached_property
-    def train(self) -> Mapped:
-        """What is trained on."""
-        return self._parts[0]
-
-    @cached_property
-    def real(self) -> Mapped:
-        """What is held out: maps and captions to draw from."""
-        return self._parts[1]
-
     @cached_property
     def _parts(self) -> tuple[Mapped, Mapped]:
         if self.control is not None:
@@ -116,10 +93,6 @@ class ControlSpec(TaskSpec):
             )
         return read_maps(pictures, folder, Path(self.maps or "")).parted(self.held_out, LEAST)
 
-    def load_pictures(self, size: int, most: int | None = None) -> np.ndarray:
-        """Give the pictures that are trained on; see `TaskSpec.load_pictures`."""
-        return self.train.load(size, 0, most)
-
     def content_hash(self) -> str:
         """SHA-256 over pictures, maps and captions of both parts, the encoder, and the size if it is declared."""
         return self._content_hash
@@ -134,9 +107,7 @@ class ControlSpec(TaskSpec):
     def resolve(cls, short: str, declared: dict[str, Any], root: Path) -> ControlSpec:
         """Resolve what a study file declares; see `TaskSpec.resolve`."""
         faults = unknown_keys(declared, KEYS)
-        size = declared.get("size")
-        if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < SMALLEST):
-            faults.append(f"size is {size!r}, expected the edge of the pictures in pixels, such as 96")
+        size = size_of(declared, faults)
         if "pictures" not in declared and "maps" not in declared:
             if extra := sorted({"captions", "held_out"} & set(declared)):
                 faults.append(f"{', '.join(extra)}: only for folders, which `pictures` and `maps` name")

@@ -4,7 +4,6 @@ The latents of the pictures, and the features of those held out, are computed on
 resumed runs share them.
 """
 
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,13 +15,11 @@ from torch import Tensor
 from study.backbones.loading import Backbone
 from study.config import Protocol
 from study.distributions import fid, kid, precision_recall
-from study.randomness import stream
-from study.sampling import start_latents
 from study.scoring import AnyScorer, Features, Scorer, prompt_fidelity
 from study.tasks.cache import cached
 from study.tasks.captioned import Captioned
 from study.tasks.domain_spec import DISTRIBUTION, DomainSpec
-from study.tasks.task import Evaluation, Rows, Task, Wanted, image_rows
+from study.tasks.task import Evaluation, Rows, Task, Wanted, image_rows, warn_if_cut
 from study.training import Batch
 
 HELD_OUT_PICTURES = 16
@@ -62,12 +59,7 @@ class DomainTask(Task[DomainSpec]):
 
     def wanted(self, seed: int, protocol: Protocol) -> Wanted:
         """Say by which pictures a trial is judged: drawn from held-out captions, all of them before any comes again."""
-        captions, count = self.spec.real.captions, protocol.pictures
-        start, seeds = start_latents(self.backbone, seed, self.key, "picture", count)
-        order = torch.randperm(len(captions), generator=stream(seed, self.key, "captions")).tolist()
-        chosen = [order[index % len(order)] for index in range(count)]
-        prompts = [captions[index] for index in chosen]
-        return Wanted(prompts, prompts, chosen, start, seeds)
+        return self.drawn_from(self.spec.real.captions, seed, protocol.pictures)
 
     def judge(
         self,
@@ -115,12 +107,7 @@ class DomainTask(Task[DomainSpec]):
 def prepare(spec: DomainSpec, backbone: Backbone, protocol: Protocol, cache_dir: Path) -> DomainTask:
     """Make a domain task ready; see `study.tasks.task.prepare`."""
     own = backbone.at(spec.size)
-    captions = list(dict.fromkeys([*spec.train.captions, *spec.real.captions]))
-    if cut := own.too_long(captions):
-        warnings.warn(
-            f"task {spec.name}: {own.name} reads only the beginning of {len(cut)} captions, such as {cut[0]!r}.",
-            stacklevel=2,
-        )
+    warn_if_cut(spec.name, own, [*spec.train.captions, *spec.real.captions])
 
     def encoded() -> Tensor:
         return torch.cat([own.encode(part) for part in _parts(spec.train, own.size)])

@@ -18,12 +18,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
 from adapters.faults import InputFault
 from study.tasks.captioned import Captioned, Drawn, Files, read_folder
-from study.tasks.pictures import SMALLEST, file_hash, listed
-from study.tasks.specs import TaskSpec, unknown_keys, words_of
+from study.tasks.captioned_spec import CaptionedSpec, size_of
+from study.tasks.pictures import file_hash, listed
+from study.tasks.specs import unknown_keys, words_of
 
 if TYPE_CHECKING:
     from study.config import Protocol
@@ -43,7 +42,7 @@ KEYS = {"pictures", "captions", "held_out", "size"}
 
 
 @dataclass(frozen=True)
-class DomainSpec(TaskSpec):
+class DomainSpec(CaptionedSpec[Captioned]):
     """A domain task, resolved.
 
     Attributes
@@ -67,27 +66,6 @@ class DomainSpec(TaskSpec):
     captions: str | None = None
     held_out: float | str = SHARE
     size: int | None = None
-
-    @property
-    def example(self) -> str:
-        """The first caption."""
-        return self.train.captions[0]
-
-    @property
-    def words(self) -> str:
-        """The words of the captions, those of the most frequent ones if they are many."""
-        captions = list(dict.fromkeys(self.train.captions))[:200]
-        return " ".join(dict.fromkeys(word for caption in captions for word in caption.replace(",", " ").split()))
-
-    @cached_property
-    def train(self) -> Captioned:
-        """What is trained on."""
-        return self._parts[0]
-
-    @cached_property
-    def real(self) -> Captioned:
-        """What is held out: pictures to compare with, and captions to draw from."""
-        return self._parts[1]
 
     @cached_property
     def _parts(self) -> tuple[Captioned, Captioned]:
@@ -113,10 +91,6 @@ class DomainSpec(TaskSpec):
             raise InputFault(f"{self.held_out} is to be held out, but {self.folder} has {listed(both)} of it too")
         return whole.ordered(), other.ordered()
 
-    def load_pictures(self, size: int, most: int | None = None) -> np.ndarray:
-        """Give the pictures that are trained on; see `TaskSpec.load_pictures`."""
-        return self.train.load(size, 0, most)
-
     def content_hash(self) -> str:
         """SHA-256 over the pictures and captions of both parts, and the size if it is declared."""
         return self._content_hash
@@ -140,9 +114,7 @@ class DomainSpec(TaskSpec):
     def resolve(cls, short: str, declared: dict[str, Any], root: Path) -> DomainSpec:
         """Resolve what a study file declares; see `TaskSpec.resolve`."""
         faults = unknown_keys(declared, KEYS)
-        size = declared.get("size")
-        if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < SMALLEST):
-            faults.append(f"size is {size!r}, expected the edge of the pictures in pixels, such as 96")
+        size = size_of(declared, faults)
         if "pictures" not in declared:
             if extra := sorted({"captions", "held_out"} & set(declared)):
                 faults.append(f"{', '.join(extra)}: only for a folder, which `pictures` names")

@@ -6,6 +6,7 @@ own, named after it; `prepare` here finds it. The loop, the packs and the scores
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from torch import Generator, Tensor, nn
 from study.backbones.loading import Backbone
 from study.config import Protocol
 from study.randomness import stream
+from study.sampling import start_latents
 from study.scoring import AnyScorer, Features
 from study.tasks.specs import TaskSpec
 from study.training import Batch
@@ -179,6 +181,14 @@ class Task(ABC, Generic[Spec]):
                 torch.cat(conditions) if conditions else None,
             )
 
+    def drawn_from(self, captions: Sequence[str], seed: int, count: int) -> Wanted:
+        """Want pictures of captions, in an order that is the seed's, all of them before any comes again."""
+        start, seeds = start_latents(self.backbone, seed, self.key, "picture", count)
+        order = torch.randperm(len(captions), generator=stream(seed, self.key, "captions")).tolist()
+        chosen = [order[index % len(order)] for index in range(count)]
+        prompts = [captions[index] for index in chosen]
+        return Wanted(prompts, prompts, chosen, start, seeds)
+
     def noised_evenly(self, latents: Tensor, prompts: Sequence[str], condition: Tensor | None = None) -> Batch:
         """Make the rows of a held-out loss: pictures at four timesteps each, at noise that is the task's."""
         backbone, times, count = self.backbone, HELD_OUT_TIMESTEPS, len(latents)
@@ -206,6 +216,15 @@ def prepare(spec: TaskSpec, backbone: Backbone, protocol: Protocol, cache_dir: P
     InputFault : a picture cannot be read.
     """
     return import_module(f"study.tasks.{spec.kind}").prepare(spec, backbone, protocol, cache_dir)
+
+
+def warn_if_cut(name: str, backbone: Backbone, captions: Sequence[str]) -> None:
+    """Warn of captions that have more tokens than the text encoder reads."""
+    if cut := backbone.too_long(list(dict.fromkeys(captions))):
+        warnings.warn(
+            f"task {name}: {backbone.name} reads only the beginning of {len(cut)} captions, such as {cut[0]!r}.",
+            stacklevel=3,
+        )
 
 
 def image_rows(wanted: Wanted, scores: Sequence[Mapping[str, float | None]]) -> list[dict[str, Any]]:

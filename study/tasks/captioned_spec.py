@@ -1,0 +1,56 @@
+"""What the declarations of tasks on captioned pictures share: two parts, one to train on, one that is held out."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from study.tasks.captioned import Captioned
+from study.tasks.pictures import SMALLEST
+from study.tasks.specs import TaskSpec
+
+Part = TypeVar("Part", bound=Captioned)
+
+
+class CaptionedSpec(TaskSpec, Generic[Part]):
+    """A task on captioned pictures."""
+
+    @property
+    @abstractmethod
+    def _parts(self) -> tuple[Part, Part]:
+        """What is trained on, and what is held out."""
+
+    @property
+    def train(self) -> Part:
+        """What is trained on."""
+        return self._parts[0]
+
+    @property
+    def real(self) -> Part:
+        """What is held out: pictures to compare with, and captions (and maps) to draw from."""
+        return self._parts[1]
+
+    @property
+    def example(self) -> str:
+        """The first caption."""
+        return self.train.captions[0]
+
+    @property
+    def words(self) -> str:
+        """The words of the captions, those of the most frequent ones if they are many."""
+        captions = list(dict.fromkeys(self.train.captions))[:200]
+        return " ".join(dict.fromkeys(word for caption in captions for word in caption.replace(",", " ").split()))
+
+    def load_pictures(self, size: int, most: int | None = None) -> np.ndarray:
+        """Give the pictures that are trained on; see `TaskSpec.load_pictures`."""
+        return self.train.load(size, 0, most)
+
+
+def size_of(declared: dict[str, Any], faults: list[str]) -> int | None:
+    """Return the edge of the pictures that a task declares, None for the backbone's; else add a fault."""
+    size = declared.get("size")
+    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < SMALLEST):
+        faults.append(f"size is {size!r}, expected the edge of the pictures in pixels, such as 96")
+    return size
