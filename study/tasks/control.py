@@ -122,7 +122,7 @@ def prepare(spec: ControlSpec, backbone: Backbone, protocol: Protocol, cache_dir
 
 def as_maps(pictures: np.ndarray) -> Tensor:
     """Turn pictures of maps, uint8 (N, H, W, 3), into what the encoder takes: uint8 (N, 3, H, W)."""
-    return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).contiguous()
+    return torch.from_numpy(pictures.transpose(0, 3, 1, 2).copy())  # a picture that was read cannot be written to
 
 
 def _parts(load: Callable[[int, int, int], np.ndarray], count: int, size: int) -> Iterator[np.ndarray]:
