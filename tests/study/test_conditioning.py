@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from diffusers import PixArtTransformer2DModel
 from torch import Tensor, nn
 
 from adapters.designs import normalise
@@ -115,6 +116,13 @@ def test_what_an_encoder_makes_of_a_row_is_added_to_its_first_features(task):
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
     assert torch.equal(without, plain) and not torch.allclose(got, plain)
     assert conditioned.latent_shape == backbone.latent_shape
+
+
+def test_a_transformer_s_first_convolution_is_the_one_into_patches():
+    sizes = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 1, "norm_num_groups": 4, "patch_size": 2,
+             "cross_attention_dim": 16, "caption_channels": 16, "sample_size": 16}  # fmt: skip
+    first = entry(PixArtTransformer2DModel(in_channels=8, out_channels=8, **sizes))
+    assert (first.in_channels, first.out_channels, first.stride) == (8, 16, (2, 2))
 
 
 def test_a_denoiser_without_a_first_convolution_is_refused():
