@@ -51,9 +51,7 @@ class Worker:
     def __init__(self, device: str | torch.device | None = None) -> None:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if self.device.type == "cuda":
-            # The same pack on the same device is to give the same bits.
-            torch.backends.cudnn.deterministic = True
-            torch.backends.cudnn.benchmark = False
+            _reproducible()
         self.packing = Packing(self.device)
         self._backbones: dict[tuple[str, torch.dtype], Backbone] = {}
         self._tasks: dict[str, SubjectTask] = {}
@@ -81,6 +79,15 @@ class Worker:
         if key not in self._tasks:
             self._tasks[key] = prepare(spec, backbone, protocol, Path(store) / "cache")
         return self._tasks[key]
+
+
+def _reproducible() -> None:
+    """Make a GPU give the same bits for the same pack, and float32 what it says: TensorFloat-32 has 10 bits."""
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def _load_scorer(name: str | dict[str, Any], device: torch.device) -> AnyScorer | PredictedNoise:

@@ -246,7 +246,7 @@ class Study:
             Run at most so many trials.
         workers : int, optional
             Worker processes on the CPU: by default one a core for built-in backbones, whose small layers keep no
-            second core busy, and otherwise one with all cores; on GPUs there is one for each.
+            second core busy, and otherwise one with all cores. With GPUs, so many on each: by default one.
         pack : int, optional
             How many trials a worker trains together; by default as many as fit into its memory and still gain. A pack
             that does not fit is halved.
@@ -335,14 +335,9 @@ class Study:
 
     def _devices(self, workers: int | None) -> list[str]:
         found = devices()
-        if found != ["cpu"]:
-            if workers is None:
-                return found
-            raise InputFault(
-                f"got {workers} workers; this machine has GPUs ({', '.join(found)}), which get one worker each"
-            )
         if workers is None:
-            workers = cores() if all(source.kind == "builtin" for source in self.config.backbones) else 1
+            small = all(source.kind == "builtin" for source in self.config.backbones)
+            workers = cores() if found == ["cpu"] and small else 1
         return found * workers
 
     def _outcome(self) -> Outcome:

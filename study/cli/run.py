@@ -23,7 +23,7 @@ def command(
     ] = "missing",
     limit: Annotated[int | None, typer.Option(min=1, help="Run at most so many trials.")] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Worker processes on the CPU; they share its cores.")
+        int | None, typer.Option(min=1, help="Worker processes: on the CPU they share its cores; or so many a GPU.")
     ] = None,
     pack: Annotated[
         str, typer.Option(help="Trials that a worker trains together; auto: as many as fit into memory and still gain.")

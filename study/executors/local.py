@@ -177,8 +177,8 @@ class LocalExecutor:
         self.store.logs.mkdir(parents=True, exist_ok=True)
         log = self.store.logs / f"worker-{os.getpid()}-{self._started}.log"
         environment = dict(os.environ)
-        on_cpu = sum(name == "cpu" for name in self.devices)
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // max(1, on_cpu))))
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // len(self.devices))))
+        environment.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS's sums vary from run to run
         environment.setdefault("TOKENIZERS_PARALLELISM", "false")
         environment.setdefault("GLIBC_TUNABLES", MEMORY)
         with log.open("a") as told:
