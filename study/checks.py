@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -72,6 +72,7 @@ class Check(Faults):
         self._once([source.name for source in backbones], ("backbone",))
         tasks = self._each(given.get("tasks"), ("tasks",), self._task)
         self._once([task.name for task in tasks], ("tasks",))
+        self._judged(given, data, tasks)
         scores = self._scores(given)
         space = self._space(given)
         self._protocols(given, space)
@@ -81,8 +82,7 @@ class Check(Faults):
         }
         tune = self._tune(given.get("tune"), tasks, space, protocol_by)
         confirm = self._confirm(given.get("confirm"), tasks, tune)
-        if "colour" in scores:
-            self._colour([*tasks, *(tune.tasks if tune else ()), *(confirm.tasks if confirm else ())])
+        self._unfit([*tasks, *(tune.tasks if tune else ()), *(confirm.tasks if confirm else ())], scores, given)
         if self.faults:
             self._raise()
         assert space is not None  # a space that could not be built is a fault
@@ -175,23 +175,29 @@ class Check(Faults):
             self._fault(("primary",), f"got {given['primary']!r}, expected one of the study's scores: {known}")
         return found
 
-    def _colour(self, tasks: Iterable[TaskSpec]) -> None:
-        """Check that the true colours of every task are known, and that some prompt asks for them."""
-        from study.world.colour_fidelity import keeps_colours
+    def _judged(self, given: dict[str, Any], data: Mapping[Any, Any], tasks: Sequence[TaskSpec]) -> None:
+        """Fill in the scores and the primary score, where they are left out, from the kinds of the tasks."""
+        if "scores" not in data and tasks:
+            given["scores"] = {
+                name: scorer for task in tasks for name, scorer in task.scores.items() if scorer is not None
+            }
+        if "primary" not in data and tasks:
+            given["primary"] = tasks[0].primary
 
+    def _unfit(self, tasks: Sequence[TaskSpec], scores: Mapping[str, Source], given: Mapping[str, Any]) -> None:
+        """Check that every score belongs to a task, the primary one to all of them, and what each task has to say."""
+        for name in scores if tasks else ():
+            if not any(name in task.scores for task in tasks):
+                kinds = ", ".join(dict.fromkeys(task.kind for task in tasks))
+                self._fault(("scores", name), f"is no score of tasks of the kind {kinds}; leave it out")
+        primary = given.get("primary")
         for task in tasks:
-            if task.subject is None:
-                self._fault(
-                    ("scores", "colour"),
-                    "colour needs the true colours, which only subjects of the built-in world have; "
-                    f"{task.name} is a folder of photographs: leave out the score, or the task",
-                )
-            elif not any(map(keeps_colours, task.prompts)):
-                self._fault(
-                    ("scores", "colour"),
-                    f"every prompt of {task.name} asks for another colour, texture or style than the subject's; "
-                    "leave out the score, or give a prompt that leaves the looks as they are",
-                )
+            if primary in scores and primary not in task.scores:
+                both = [name for name in scores if all(name in each.scores for each in tasks)]
+                known = f"{', '.join(both)}, which all tasks have" if both else "tasks of one kind: none has all tasks"
+                self._fault(("primary",), f"{primary} is no score of {task.name}; expected {known}")
+            for path, message in task.unfit(scores, given.get("protocol", Protocol())):
+                self._fault(path, message)
 
     def _space(self, given: dict[str, Any]) -> Space | None:
         """Build the space; None if a section it needs has faults of form."""

@@ -173,7 +173,7 @@ class ConfirmSection(BaseModel):
     learning_rates: dict[_Against, _Positive] = {}
 
 
-_Primary = Literal["clip_i", "clip_t", "dino_i", "colour"]
+_Primary = Literal["clip_i", "clip_t", "dino_i", "colour", "fid", "kid", "precision", "recall"]
 _Score = Literal[_Primary, "noise_difference"]
 _Scores = Annotated[dict[_Score, Any], Field(min_length=1)]
 SECTIONS: dict[str, Any] = {
@@ -206,10 +206,9 @@ DEFAULTS: dict[str, Any] = {
     "seeds": [0],
     "protocol": Protocol(),
     "protocol_by": {},
-    "scores": {"clip_i": "micro-clip", "clip_t": "micro-clip", "dino_i": "micro-dino"},
-    "primary": "clip_i",
     "keep": "none",
 }
+"""Of sections that may be left out; `scores` and `primary` are then those of the tasks."""
 
 
 ProtocolBy = dict[str, dict[str, dict[str, Any]]]

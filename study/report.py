@@ -13,9 +13,10 @@ from adapters.positions import READS, WRITES
 from analysis.anova_fit import anova
 from analysis.declared import RESIDUAL
 from study.canonical import canonical_json
-from study.columns import SCORES
+from study.columns import SCORES, higher_is_better
 from study.progress import duration
 from study.space import text
+from study.tasks.subject_spec import SubjectSpec
 from study.trial import design_words
 
 if TYPE_CHECKING:
@@ -120,6 +121,7 @@ def content(study: Study, address: str | None = None) -> ReportContent:
         title=f"Study {study.config.name}",
         frame=frame,
         response=study.config.primary,
+        higher_is_better=higher_is_better(study.config.primary),
         factors=factors,
         blocks=blocks,
         pair=pair,
@@ -243,16 +245,17 @@ def _leader(study: Study, frame: pd.DataFrame) -> list[Snippet]:
     means = grouped.mean()[grouped.apply(lambda scores: bool(scores.notna().all()))].dropna()
     if means.empty:
         means = grouped.mean().dropna()
-    if means.empty:
-        return []
-    row = frame[frame["design_json"] == means.idxmax()].iloc[0]
+    spec = config.tasks[0]
+    if means.empty or not isinstance(spec, SubjectSpec):
+        return []  # `train` learns subjects
+    leader = means.idxmax() if higher_is_better(primary) else means.idxmin()
+    row = frame[frame["design_json"] == leader].iloc[0]
     source = next(each for each in config.backbones if each.name == row["backbone"])
     protocol = {key: value for key, value in json.loads(row["protocol_json"]).items() if value != []}
     recipe = {
         "name": "leader", "backbone": address(source), "design": json.loads(row["design_json"]), "protocol": protocol
     }  # fmt: skip
     text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
-    spec = config.tasks[0]
     train = "adapter-study train leader.yaml --pictures photos/mine"
     found = [
         Snippet(
@@ -264,10 +267,10 @@ def _leader(study: Study, frame: pd.DataFrame) -> list[Snippet]:
     ]
     kept = frame[frame["id"].map(lambda id: study.store.adapter(id).is_dir()) & frame[primary].notna()]
     if len(kept):
-        best = kept.sort_values(primary, ascending=False).iloc[0]
+        best = kept.sort_values(primary, ascending=not higher_is_better(primary)).iloc[0]
         own = next((task for task in config.tasks if task.name == best["task"]), spec)
         folder = shlex.quote(str(study.store.adapter(best["id"])))
-        prompt = shlex.quote(f"{own.instance_prompt} on grass")
+        prompt = shlex.quote(own.example)
         found.append(
             Snippet(
                 f"Pictures of {own.name} by the adapter of this study that scored best on it:",
@@ -307,7 +310,7 @@ def _galleries(study: Study, frame: pd.DataFrame, untuned: pd.DataFrame, factors
         if there.empty:
             continue
         seed = there["seed"].value_counts(sort=False).sort_index().idxmax()
-        ranked = there[there["seed"] == seed].sort_values(primary, ascending=False)
+        ranked = there[there["seed"] == seed].sort_values(primary, ascending=not higher_is_better(primary))
         ranked = ranked.drop_duplicates(factors)
         chosen = ranked.iloc[_spread(len(ranked))]
         rows = [
@@ -320,7 +323,7 @@ def _galleries(study: Study, frame: pd.DataFrame, untuned: pd.DataFrame, factors
             rows.append(PictureRow("untuned backbone", float(row[primary]), _pictures(study, images, row["id"])))
         rows = [row for row in rows if len(row.pictures)]
         if rows:
-            real = task.load_pictures(rows[0].pictures[0].shape[0])
+            real = task.load_pictures(rows[0].pictures[0].shape[0], PICTURES)
             galleries.append(Gallery(task.name, list(real), rows))
     return galleries
 

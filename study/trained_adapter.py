@@ -31,8 +31,8 @@ from study.provenance import provenance
 from study.randomness import stream
 from study.recipe import Recipe
 from study.sampling import sample, start_latents
-from study.tasks.specs import TaskSpec
 from study.tasks.subject import prepare
+from study.tasks.subject_spec import SubjectSpec
 from study.training import Slot, Trained, train
 
 AT_ONCE = 16
@@ -64,7 +64,7 @@ class TrainedAdapter:
 
 def train_adapter(
     recipe: Recipe,
-    spec: TaskSpec,
+    spec: SubjectSpec,
     seed: int,
     cache_dir: Path,
     stage: Callable[[str], None],

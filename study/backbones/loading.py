@@ -4,6 +4,7 @@ Weights come from safetensors only and nothing of a folder is executed, so a str
 The safety checker is left out: it sees photographs of 224 pixels and blanks drawings at random.
 """
 
+import copy
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -45,14 +46,32 @@ class Backbone:
         self.noiser = DDPMScheduler.from_config({"clip_sample": False, **pipeline.scheduler.config})
         self._embedded: dict[str, torch.Tensor] = {}
         self._text_is_tuned = False
+        self._sizes: dict[int, Backbone] = {self.size: self}
         for module in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
             module.requires_grad_(False).eval()
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Shape (channels, height, width) of one picture's latents."""
-        edge = self.pipeline.unet.config.sample_size
+        edge = self.size // self.pipeline.vae_scale_factor
         return self.pipeline.unet.config.in_channels, edge, edge
+
+    def at(self, size: int | None) -> "Backbone":
+        """Give this backbone for pictures of another size; weights and what is put on the denoiser are shared.
+
+        Raises
+        ------
+        InputFault : the size is no multiple of what the autoencoder and the denoiser halve pictures to.
+        """
+        if size is None:
+            return self
+        unit = self.pipeline.vae_scale_factor * 2 ** (len(self.pipeline.unet.config.block_out_channels) - 1)
+        if size < unit or size % unit:
+            raise InputFault(f"size {size}: {self.name} draws pictures whose edge is a multiple of {unit} pixels.")
+        if size not in self._sizes:  # one for all tasks of a size, so that they are tuned together
+            self._sizes[size] = copy.copy(self)
+            self._sizes[size].size = size
+        return self._sizes[size]
 
     @property
     def timesteps(self) -> int:
@@ -118,8 +137,14 @@ class Backbone:
             return noise
         return self.noiser.get_velocity(latents, noise, timesteps)
 
-    def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        """Run the denoiser on (N, C, h, w) noisy latents, (N,) timesteps and (N, tokens, width) text."""
+    def predict(
+        self, noisy: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor, condition: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Run the denoiser on (N, C, h, w) noisy latents, (N,) timesteps and (N, tokens, width) text.
+
+        A condition changes nothing: what was never trained with conditions takes no notice of them; see
+        `study.conditioning`.
+        """
         return self.denoiser(noisy, timesteps, encoder_hidden_states=context, return_dict=False)[0]
 
 

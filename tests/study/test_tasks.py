@@ -96,7 +96,7 @@ def test_the_hash_is_of_the_content_and_not_of_name_or_place(photos):
         ({"name": "rex", "pictures": "rex", "class": "dog", "prompts": ["a dog"]}, r"exactly one \{\}"),
         ({"name": "rex", "pictures": "rex", "class": "dog", "size": 3}, "unknown keys 'size'"),
         ({"name": "robot", "class": "lamp"}, "not that of the subject, 'robot'"),
-        ({"kind": "domain", "name": "robot"}, "kind 'domain' is unknown"),
+        ({"kind": "video", "name": "robot"}, "kind 'video' is unknown"),
         ({"pictures": "rex"}, "expected subject/robot"),
     ],
 )
