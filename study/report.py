@@ -133,7 +133,7 @@ def content(study: Study, address: str | None = None) -> ReportContent:
         tuning=_tuning(study),
         counts={name: status[name] for name in STATES},
         coverage=_coverage(status),
-        forbidden=study.config.space.left_out,
+        forbidden=study.config.left_out,
         design=_chosen(study),
         reuse=_reuse(study, frame, named),
         backbone=", ".join(source.name for source in study.config.backbones),
@@ -155,10 +155,13 @@ def _coverage(status: dict[str, Any]) -> pd.DataFrame:
 def _chosen(study: Study) -> list[str]:
     """Say how many designs, tasks and seeds make the trials, and how the designs were chosen."""
     space, config = study.config.space, study.config
+    on = {source.name: len(config.designs_on(source)) for source in config.backbones}
     counts = {"design": len(space.designs), "task": len(config.tasks), "seed": len(config.seeds)}
-    if len(config.backbones) > 1:
-        counts["backbone"] = len(config.backbones)
+    if len(on) > 1:
+        counts["backbone"] = len(on)
     of = " × ".join(f"{count} {name}{'s' * (count != 1)}" for name, count in counts.items())
+    if len(set(on.values())) > 1:
+        of += f" ({', '.join(f'{name} has the positions of {count} designs' for name, count in on.items())})"
     told = [f"The plan: {of}. Tasks: {', '.join(task.name for task in config.tasks)}."]
     if not space.complete:
         told.append(
