@@ -169,8 +169,8 @@ class Backbone:
 class PixArt(Backbone):
     """A frozen PixArtAlphaPipeline or PixArtSigmaPipeline.
 
-    PixArt masks what pads a prompt, so the text carries its mask along: `embed` gives (N, tokens, width + 1), whose last
-    feature is 1 for a token that is read and 0 for padding.
+    PixArt masks what pads a prompt, so the text carries its mask along: `embed` gives (N, tokens, width + 1), where the
+    last feature of a token is 1 if it is read and 0 if it is padding.
     """
 
     @property
