@@ -12,6 +12,7 @@ from study import tuning
 from study.backbones.names import BACKBONES, Source, content_hash
 from study.canonical import canonical_json, digest
 from study.config import Protocol, StudyConfig
+from study.executors.local import driver
 from study.space import REFERENCE, text
 from study.trial import STATUSES, Pack, Trial
 
@@ -259,10 +260,14 @@ def stand_ins(study: StudyConfig, cells: Iterable[Waiting]) -> list[Trial]:
 def seconds(wanted: Sequence[Trial], rows: pd.DataFrame) -> float | None:
     """Estimate how long trials take one after another.
 
-    From the mean time of rows with the same protocol, learning rate aside, if there are any; else, for the built-in
-    models, from their measured speed on two CPU cores; None for another backbone that has no rows yet.
+    From the mean time of rows with the same protocol, learning rate aside, that were made on a device like this
+    machine's, CPU or GPU, if there are any; else, for the built-in models, from their measured speed on two CPU cores;
+    None for another backbone that has no such rows yet.
     """
-    timed = rows[rows["status"].isin(["done"]) & rows["pack_seconds"].notna()] if len(rows) else rows
+    timed = rows
+    if len(rows):
+        alike = rows["device"].fillna("").str.startswith("cpu") == (driver() is None)
+        timed = rows[(rows["status"] == "done") & rows["pack_seconds"].notna() & alike]
     means: dict[tuple[str, str], float] = {}
     if len(timed):
         costs = {told: _cost(json.loads(told)) for told in timed["protocol_json"].unique()}

@@ -59,12 +59,17 @@ class _Hand:
     pack: str | None = None
 
 
+def driver() -> str | None:
+    """Return the path of the program that comes with a GPU's driver, which says that there may be a GPU; or None."""
+    return shutil.which("nvidia-smi")
+
+
 def devices() -> list[str]:
     """Return the devices of this machine that torch can use: every GPU, else the CPU.
 
     torch is asked in a process of its own, and only where there is a driver, so that this one stays light.
     """
-    if shutil.which("nvidia-smi") is None:
+    if driver() is None:
         return ["cpu"]
     ask = "import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)"
     answer = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=False).stdout.split()

@@ -379,7 +379,7 @@ def test_dry_run_tells_groups_grid_trials_and_time(tmp_path):
         assert words in said, words
     assert not (tmp_path / "store").exists()
     for trial in study.tune_trials:
-        columns = {"pack_seconds": 60.0}
+        columns = {"pack_seconds": 60.0, "device": "cpu"}
         study.store.commit(TrialResult(trial, "done", "", {"clip_i": truth(trial)}, columns), "fake")
     said = call("run", file, "--dry-run").stdout
     assert "    chosen: learning_rate 0.003" in said and f"already in the store: 8 of {8 + STUDY + 4}" in said
@@ -390,9 +390,20 @@ def test_dry_run_tells_groups_grid_trials_and_time(tmp_path):
 def test_time_of_trials_that_wait_is_counted(tmp_path):
     study = study_of(tmp_path)
     first = study.tune_trials[0]
-    study.store.commit(TrialResult(first, "done", "", {"clip_i": 0.5}, {"pack_seconds": 60.0}), "fake")
+    columns = {"pack_seconds": 60.0, "device": "cpu"}
+    study.store.commit(TrialResult(first, "done", "", {"clip_i": 0.5}, columns), "fake")
     said = call("run", str(tmp_path / "fake.yaml"), "--dry-run").stdout
     assert f"already in the store: 1 of {ALL}" in said and f"estimated time: {ALL - 1} min" in said
+
+
+def test_trials_of_a_gpu_say_nothing_of_the_time_on_a_cpu(tmp_path, monkeypatch):
+    study = study_of(tmp_path)
+    columns = {"pack_seconds": 1.0, "device": "NVIDIA H100 80GB HBM3"}
+    study.store.commit(TrialResult(study.tune_trials[0], "done", "", {"clip_i": 0.5}, columns), "fake")
+    rows = study.store.rows()
+    for driver, known in ((None, False), ("/usr/bin/nvidia-smi", True)):
+        monkeypatch.setattr(plan, "driver", lambda found=driver: found)
+        assert (plan.seconds(study.tune_trials, rows) is not None) == known
 
 
 def test_rows_of_the_tuning_are_left_out_of_an_analysis(finished):
