@@ -61,7 +61,7 @@ def test_a_backbone_that_has_no_pair_of_a_study_is_a_fault(root, backbone, told)
 
 
 def test_a_group_is_tuned_on_each_backbone_by_its_first_design_there(root):
-    tune = {"tasks": [{"name": "bob", "pictures": "photos", "class": "dog"}], "grid": {"learning_rate": [1e-3, 1e-2]}}
+    tune = {"tasks": [{"name": "bob", "pictures": "photos", "class": "cow"}], "grid": {"learning_rate": [1e-3, 1e-2]}}
     study = of(root, tune=tune)
     found = {(trial.backbone, trial.design["input"]) for trial in study.tune_trials}
     assert found == {("pipe", "Res_in"), ("dit", "SA_in")} and len(study.tune_trials) == 2 * 2
