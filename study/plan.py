@@ -19,9 +19,9 @@ from study.trial import STATUSES, Pack, Trial
 if TYPE_CHECKING:
     import pandas as pd
 
-# Seconds of a built-in model on two CPU cores, alone on the machine, before any trial of a store says better: one picture
-# trained on, one step of one picture drawn and scored; measured on the quick study, 80 trials in 8.5 minutes. The
-# denoisers of the two built-in models cost about the same.
+# Seconds of a built-in model, which cost about the same, on two CPU cores, alone on the machine, before any trial of a
+# store says better: one picture trained on, one step of one picture drawn and scored; measured on the quick study of
+# micro-unet, 80 trials in 8.5 minutes.
 _TRAINED, _DRAWN = 0.0105, 0.005
 
 # Trials that a worker of several gets at least, enough to train together, and that any gets at most: a worker that dies

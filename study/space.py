@@ -48,7 +48,7 @@ def text(value: Any) -> str:
 
 def lacked(design: Design, lacking: Mapping[str, str]) -> str | None:
     """Return why a design cannot be where positions are lacking; None if it can."""
-    return next((lacking[at] for at in (design.get("input"), design.get("output")) if at in lacking), None)
+    return next((lacking[at] for at in (design.get("input"), design.get("output")) if at and at in lacking), None)
 
 
 def factor_texts(design: Design) -> dict[str, str]:

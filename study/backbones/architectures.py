@@ -198,7 +198,7 @@ def build(config: dict[str, Any]) -> nn.Module:
     """
     name = config.get("_class_name") if isinstance(config, dict) else None
     if name == "Transformer2DModel":
-        name = RENAMED.get(config.get("norm_type"), name)
+        name = RENAMED.get(str(config.get("norm_type")), name)
     if name not in CLASSES:
         raise InputFault(f"the denoiser's class is {name!r}; known are {', '.join(CLASSES)}")
     import diffusers

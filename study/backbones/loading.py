@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -42,7 +42,7 @@ class Backbone:
         from diffusers import DDPMScheduler
 
         self.pipeline = pipeline
-        self.denoiser: Any = parts(pipeline)[0]
+        self.denoiser = cast(Any, parts(pipeline)[0])
         self.source = source
         self.name = source.name
         self.hash = digest

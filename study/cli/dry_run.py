@@ -49,7 +49,9 @@ def describe(study: Study) -> Iterator[str]:
     total = sum(on.values()) * tasks * seeds
     of = " × ".join(_several(count, name) for name, count in (("task", tasks), ("seed", seeds)))
     if len(set(on.values())) > 1:
-        of = f"{' + '.join(f'{count} on {name}' for name, count in on.items())} designs, {of}"
+        first, *others = on.items()
+        shares = [f"{_several(first[1], 'design')} on {first[0]}", *(f"{count} on {name}" for name, count in others)]
+        of = f"{' + '.join(shares)}, each × {of}"
     else:
         of = f"{_several(on[config.backbones[0].name], 'design')} × {of}"
         of += f" × {_several(backbones, 'backbone')}" if backbones > 1 else ""

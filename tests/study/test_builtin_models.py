@@ -17,7 +17,7 @@ from study.scoring import cosines, load_scorer
 from study.world import SUBJECTS
 
 FOLDERS = [BUILTIN / name for name in ("micro-unet", "micro-clip", "micro-dino")]
-needs_dit = pytest.mark.skipif(not (BUILTIN / "micro-dit").is_dir(), reason="study/builtin/micro-dit is not trained yet")
+needs_dit = pytest.mark.skipif(not (BUILTIN / "micro-dit").is_dir(), reason="micro-dit is not trained yet")
 
 
 def test_weights_are_safetensors_and_all_together_small():

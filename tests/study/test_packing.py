@@ -12,7 +12,7 @@ from study import packing
 from study.pack import Worker
 from study.packing import GAIN, Packing
 from tests.study import tiny
-from tests.study.together import EXACT, assert_same, runner
+from tests.study.together import EXACT, METHODS, assert_same, runner
 
 DESIGNS = [
     {"method": "adapter", "input": "CA_out", "output": "FFN_in", "width": 2},
@@ -20,18 +20,10 @@ DESIGNS = [
     {"method": "adapter", "input": "SA_in", "output": "Trans_out", "width": 1},
     {"method": "adapter", "input": "CA_c", "output": "CA_c", "width": 1},
     {"method": "adapter", "input": "Res_in", "output": "Res_out", "width": 1},
-    {"method": "none"},
-    {"method": "adaptformer", "width": 2},
-    {"method": "sequential", "width": 2},
+    *METHODS[:3],
     {"method": "lora", "rank": 2},
     {"method": "lora", "rank": 1, "targets": "attention+conv"},
-    {"method": "dora", "rank": 1},
-    {"method": "krona", "a1": 2, "a2": 2},
-    {"method": "tlora", "residual_rank": 1, "regulariser": 0.01},
-    {"method": "tlora_star", "rank": 1},
-    {"method": "difffit"},
-    {"method": "bitfit"},
-    {"method": "vpt", "tokens": 2},
+    *METHODS[3:],
 ]
 
 

@@ -25,21 +25,12 @@ from study.tasks import resolve_task
 from study.tasks.subject import SubjectTask
 from tests.study import tiny
 from tests.study.one_adapter import PROMPT, RECIPE, adapter_study, generate, train
-from tests.study.together import assert_same, runner
+from tests.study.together import METHODS, assert_same, runner
 
 DESIGNS = [
     *({"method": "adapter", "input": a, "output": b, "width": 1} for a, b in PAIRS if not a.startswith("Res_")),
-    {"method": "none"},
-    {"method": "adaptformer", "width": 2},
-    {"method": "sequential", "width": 2},
+    *METHODS,
     {"method": "lora", "rank": 2, "targets": "attention+ff"},
-    {"method": "dora", "rank": 1},
-    {"method": "krona", "a1": 2, "a2": 2},
-    {"method": "tlora", "residual_rank": 1, "regulariser": 0.01},
-    {"method": "tlora_star", "rank": 1},
-    {"method": "difffit"},
-    {"method": "bitfit"},
-    {"method": "vpt", "tokens": 2},
     {"method": "vpt", "tokens": 2, "place": "sequence"},
 ]
 
@@ -227,7 +218,8 @@ def test_params_counts_on_a_folder(folder):
     ended = adapter_study("params", "--backbone", folder, "--json", "--design", "method=lora,rank=2")
     # 2 blocks × 2 attentions × 4 projections of 24 × 24: A and B have 2 · 24 each.
     assert json.loads(ended.stdout)["trainable"] == 2 * 2 * 4 * 2 * 2 * 24
-    refused = adapter_study("params", "--backbone", folder, "--design", "method=adapter,input=Res_in,output=Res_in,width=1")
+    resnet = "method=adapter,input=Res_in,output=Res_in,width=1"
+    refused = adapter_study("params", "--backbone", folder, "--design", resnet)
     assert refused.exit_code == 2 and "has no ResNet blocks" in refused.output
 
 

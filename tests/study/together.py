@@ -15,6 +15,19 @@ from study.trial import Pack, Trial
 from tests.study import tiny
 
 EXACT = Protocol(steps=6, sampling_steps=1, pictures=2, prior_pictures=2, batch=2, precision="float64")
+METHODS = [
+    {"method": "none"},
+    {"method": "adaptformer", "width": 2},
+    {"method": "sequential", "width": 2},
+    {"method": "dora", "rank": 1},
+    {"method": "krona", "a1": 2, "a2": 2},
+    {"method": "tlora", "residual_rank": 1, "regulariser": 0.01},
+    {"method": "tlora_star", "rank": 1},
+    {"method": "difffit"},
+    {"method": "bitfit"},
+    {"method": "vpt", "tokens": 2},
+]
+"""Designs that every backbone with cross-attention has, one a method."""
 
 
 def runner(root: Path, worker: Worker, backbone: str) -> Callable:
