@@ -80,5 +80,5 @@ def test_results_of_both_are_analysed_together(root):
     fakes.drive(str(root / "fake.yaml"), 1)
     frame = study.results()
     assert frame.groupby("backbone").size().to_dict() == {"dit": 2 * 4, "pipe": 3 * 2 * 4}
-    terms = {term.name for term in analyse(study).terms}
+    terms = {row.term for row in analyse(study).terms}
     assert {"backbone", "activation"} <= terms
