@@ -124,6 +124,18 @@ class AnovaTable(Result):
         numbers = ["mean_sq", "F", "p", "p_conservative", "epsilon", "partial_eta_sq", "omega_sq", "epsilon_sq"]
         return frame.astype(dict.fromkeys(numbers, float))
 
+    def shown(self) -> pd.DataFrame:
+        """The table as it is printed: degrees of freedom with those asked for, two p where there are, a residual."""
+        against = self.error != "residual"
+        bounded = any(row.p_conservative is not None for row in self.terms)
+        names = ["term", "df", "sum of squares", "error df" if against else "mean square", "F", "p",
+                 *["p conservative"] * bounded, "partial η²", f"{self.ci['level']:.0%} interval", "ω²"]  # fmt: skip
+        rows = [_cells(row, against, bounded) for row in self.terms]
+        residual, df = self.residual["sum_sq"], self.residual["df"]
+        mean = "" if against else f"{residual / df:.5g}" if df else "–"
+        last = ["residual", str(df), f"{residual:.5g}", mean]
+        return pd.DataFrame([*rows, [*last, *[""] * (len(names) - len(last))]], columns=names)
+
     def explain(self) -> str:
         """The table in sentences, most important first."""
         lines = [self.question]
@@ -152,6 +164,20 @@ def p_text(p: float | None) -> str:
 def df_text(df: float) -> str:
     """Degrees of freedom: whole ones without decimals."""
     return str(int(df)) if float(df).is_integer() else f"{df:.1f}"
+
+
+def _cells(row: TermRow, against: bool, bounded: bool) -> list[str]:
+    def number(value: float | None, form: str) -> str:
+        return "–" if value is None else format(value, form)
+
+    error_df = "–" if row.F is None else df_text(row.error.df)
+    ends = "–" if row.partial_eta_sq_ci is None else "{:.2f} … {:.2f}".format(*row.partial_eta_sq_ci)
+    df = str(row.df) if row.estimable else f"{row.df} of {row.df_nominal}"
+    return [
+        row.term, df, number(row.sum_sq, ".5g"), error_df if against else number(row.mean_sq, ".5g"),
+        number(row.F, ".3f"), p_text(row.p), *[p_text(row.p_conservative)] * bounded,
+        number(row.partial_eta_sq, ".3f"), ends, number(row.omega_sq, ".3f"),
+    ]  # fmt: skip
 
 
 def _sentence(row: TermRow, response: str) -> str:

@@ -53,8 +53,8 @@ def sheet(rows: Mapping[str, tuple[np.ndarray | None, Sequence[AttentionMap]]]) 
         line[0].set_ylabel(name, size=8, color=INK)
         for ax, attention in zip(line[1:], maps, strict=False):
             _draw(ax, attention, picture, largest[attention.word])
-            ax.set_title(f"{attention.word}  {attention.entropy:.2f}", size=7.5, color=INK)
-    figure.supxlabel("numbers: entropy of the map, 1 is even; a word has one scale in all rows", size=7.5, color=MUTED)
+            ax.set_title(f"{attention.word}  {attention.entropy:.2f}", size=8.5, color=INK)
+    figure.supxlabel("numbers: entropy of the map, 1 is even; a word has one scale in all rows", size=8.5, color=MUTED)
     return figure
 
 

@@ -66,6 +66,10 @@ class ContrastTable(Result):
         """One row a contrast."""
         return self.rows.copy()
 
+    def shown(self) -> pd.DataFrame:
+        """Contrasts by name, without the columns of their sides."""
+        return self.rows.drop(columns=["first", "second", "error"], errors="ignore")
+
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionaries and lists: what ``to_json`` writes."""
         return {
@@ -181,6 +185,11 @@ class BestSet(Result):
     def to_frame(self) -> pd.DataFrame:
         """One row a level, in the order of the levels."""
         return self.rows.copy()
+
+    def shown(self) -> pd.DataFrame:
+        """Levels by name, without columns that are the same for all: one component, all estimable."""
+        alike = [name for name in ("component", "estimable") if self.rows[name].nunique() == 1]
+        return self.rows.drop(columns=[*self.of, *alike, "critical", "error"], errors="ignore")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionaries and lists: what ``to_json`` writes."""

@@ -132,6 +132,11 @@ class Confirmation(Result):
             frame["difference_earlier"] = frame["against"].map(self.earlier.differences).astype(float)
         return frame
 
+    def shown(self) -> pd.DataFrame:
+        """The same without what the sentences have where it matters."""
+        told = ["sd", "se", "p", "difference_worst", "p_adjusted_worst"]
+        return self.to_frame().drop(columns=told, errors="ignore")
+
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionaries and lists; what is not there is None."""
         worst_rows = None if self.worst_rows is None else records(self.worst_rows)

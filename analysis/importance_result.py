@@ -152,6 +152,10 @@ class Importance(Result):
         numbers = [c for c in rows[0] if c not in ("component", "factor", "df", "error")]
         return pd.DataFrame(rows).astype(dict.fromkeys(numbers, float))
 
+    def shown(self) -> pd.DataFrame:
+        """The same without the confounded tests, which the sentences have with their warning."""
+        return self.to_frame().drop(columns=["confounded_F", "confounded_p", "error"])
+
     def differences(self) -> pd.DataFrame:
         """One row a pair of factors of a component; ``more`` names the one that matters more, where that is clear."""
         rows = []

@@ -56,7 +56,7 @@ def noise_grid(rows: Sequence[tuple[str, NoiseMaps]]) -> Figure:
         ax.set_title(str(timestep), size=8, color=MUTED)
     figure.suptitle("timestep", size=8.5, color=MUTED)
     bar = figure.colorbar(shown, ax=grid, shrink=min(1.0, 1.6 / len(rows) + 0.35), aspect=24, pad=0.015)
-    bar.set_label("difference / RMS of the prediction, square-root scale", size=8, color=MUTED)
+    bar.set_label("difference / RMS of\nthe prediction, square-root scale", size=8, color=MUTED)
     bar.ax.tick_params(length=0, labelsize=7.5, colors=MUTED)
     bar.outline.set_visible(False)
     return figure

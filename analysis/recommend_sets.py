@@ -114,6 +114,7 @@ class Runs:
         out["verdict"], out["reason"], out["trials"], out["failed"] = "", "", self.trials, self.failed
         out["mean"] = self.means(model, model.frame, self.response)
         out["counted"] = self._counted(model) if self.failed.any() else out["mean"]
+        out["observed"] = self.frame[self.response].astype(float).groupby(self.cells.codes).mean()
         for score in scores:
             out[score] = self.means(model, model.frame, score)
         for column, shown in (*((column, "parameters") for column in sized), *((column, column) for column in costs)):

@@ -50,8 +50,9 @@ class Recommendation(Result):
         lower-bound p of few tasks, as in `AnovaTable`).
     designs : DataFrame
         A row a design that was run, the recommended one first, then by ``counted``: design, its factors, verdict,
-        reason, trials, failed, mean (adjusted for blocks, failures left out), counted (the same with failures at the
-        worst observed value), the other scores' means, parameters and costs.
+        reason, trials, failed, mean (by the model, adjusted for blocks, failures left out), counted (the same with
+        failures at the worst observed value), observed (of its own trials alone), the other scores' means, parameters
+        and costs.
     on_these_tasks : tuple of str
         Designs that may be the best on the tasks that were run, whatever new tasks say.
     not_tested : tuple of str
@@ -97,6 +98,15 @@ class Recommendation(Result):
     def to_frame(self) -> pd.DataFrame:
         """One row a design."""
         return self.designs.copy()
+
+    def shown(self) -> pd.DataFrame:
+        """The designs by name without what says nothing here: empty columns, and failures where none failed."""
+        shown = self.designs.drop(columns=[*self.factors, "reason"], errors="ignore").dropna(axis=1, how="all")
+        if not self.n_failed:
+            shown = shown.drop(columns=["failed", "counted"], errors="ignore")
+        if "parameters" in shown:
+            shown["parameters"] = ["–" if count != count else f"{count:,.0f}" for count in shown["parameters"]]
+        return shown
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionaries and lists; what is not known is None."""
@@ -160,7 +170,22 @@ class Recommendation(Result):
         size = f", {row['parameters']:,.0f} parameters" if row.get("parameters") is not None else ""
         mean = "not known" if row["counted"] is None else f"{row['counted']:.4g}"
         failed = f", {row['failed']} of them failed" if row["failed"] else ""
-        return f"Recommended: {self.chosen}, mean {self.response} {mean} over {row['trials']} trials{failed}{size}."
+        trials = f"{row['trials']} trial{'' if row['trials'] == 1 else 's'}{failed}"
+        if self.adds_up:
+            told = f"by the model of added effects; {self.own_mean()} over its own {trials}"
+        else:
+            told = f"over {trials}"
+        return f"Recommended: {self.chosen}, mean {self.response} {mean} {told}{size}."
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether means are sums of the effects of several parts, not those of each design's own trials."""
+        return len(self.sets) > 1
+
+    def own_mean(self) -> str:
+        """The mean of the recommended design's own trials, in words."""
+        own = self._row()["observed"]
+        return "not known" if own is None else f"{own:.4g}"
 
     def _ahead(self, part: dict[str, Any]) -> str:
         where = f"Of the levels of {':'.join(part['of'])}, {part['level']}" if len(self.ahead) > 1 else part["level"]

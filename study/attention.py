@@ -120,6 +120,10 @@ class StudyAttention(Result):
         frame = pd.concat(parts, ignore_index=True)
         return frame[["design", "task", "seed", "number", "before", "after", "change", "lower", "upper", "trial"]]
 
+    def shown(self) -> pd.DataFrame:
+        """The same with the beginnings of the trials' ids."""
+        return self.to_frame().assign(trial=lambda frame: frame["trial"].str[:12])
+
     def explain(self) -> str:
         """How well the untuned model's maps point, and how each trial's differ."""
         lines = [f"The untuned model on {task}: {found.explain()}" for task, found in self.untuned.items()]
@@ -195,16 +199,36 @@ def attention(
     """
     if (trial is None) == (best is None):
         raise InputFault("expected either one trial (--trial) or a number of the best (--best)")
+    return attention_of(study, chosen(study, trial, best), pictures, prompt, by, stage)
+
+
+def attention_of(
+    study: Study,
+    rows: pd.DataFrame,
+    pictures: int = 24,
+    prompt: int = 0,
+    by: By = "word",
+    stage: Callable[[str], None] = lambda _: None,
+    worker: Worker | None = None,
+) -> StudyAttention:
+    """Compare what the trials of some rows of `Study.results` attend to with the untuned model.
+
+    Parameters and faults as those of `attention`.
+
+    Parameters
+    ----------
+    worker : Worker, optional
+        One that may hold the backbone already.
+    """
     if pictures < 2:
         raise InputFault(f"{pictures} pictures: expected at least 2")
-    rows = chosen(study, trial, best)
     lost = rows[~rows["id"].isin(kept(study, rows)["id"])]
     if len(lost):
         raise InputFault(
             f"trial {lost['id'].iloc[0][:12]} has no trained weights in {study.store.folder}: it is the untuned "
             f"backbone, or they were not kept (the study says `keep: {study.config.keep}`); choose one that has"
         )
-    worker = Worker()
+    worker = worker or Worker()
     sources = {content_hash(source): source for source in study.config.backbones}
     specs = subjects(study)
     before: dict[str, tuple[Scenes, list[AttentionMap]]] = {}

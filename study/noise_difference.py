@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,9 +17,12 @@ from torch import Tensor
 
 import adapters
 from adapters.faults import InputFault
+from analysis.declared import AUTO
 from analysis.noise_difference import NoiseMaps, noise_maps
+from analysis.result import Result
 from study.backbones.names import content_hash
 from study.config import Protocol
+from study.noise_reading import reading
 from study.plan import address
 from study.sampling import at_once, start_latents
 from study.space import REFERENCE
@@ -29,7 +32,9 @@ from study.training import RowsOf, autocast, unpacked
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
+    from analysis.noise_reading import ReadingContrast
     from study.backbones.loading import Backbone
     from study.pack import Worker
     from study.study import Study
@@ -39,6 +44,110 @@ PICTURES = 8
 
 TIMESTEPS = 8
 """Timesteps it is taken at: the middles of as many equal parts of the schedule."""
+
+
+UNTUNED = "untuned backbone"
+"""What `record` calls the design of the backbone as it is."""
+
+
+@dataclass(frozen=True)
+class StudyNoise(Result):
+    """What the subject's word changes in the predictions of trials, beside the untuned backbone's.
+
+    Attributes
+    ----------
+    study : str
+    trials : tuple of dict
+        As `record` has them: id, design, task, seed and the primary score.
+    maps : tuple of NoiseMaps
+        One a trial, in the same order.
+    answer : ReadingContrast or None
+        Whether the size is larger for designs that read CA_c or CA_out, where every trial that is done is there.
+    """
+
+    study: str
+    trials: tuple[dict[str, Any], ...]
+    maps: tuple[NoiseMaps, ...] = field(repr=False)
+    answer: ReadingContrast | None = None
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a trial: what tells it, the relative difference at each timestep, and the size."""
+        import pandas as pd
+
+        rows = [
+            {**one, **{str(at): value for at, value in zip(each.timesteps, each.relative, strict=True)},
+             "size": each.size}
+            for one, each in zip(self.trials, self.maps, strict=True)
+        ]  # fmt: skip
+        return pd.DataFrame(rows)
+
+    def shown(self) -> pd.DataFrame:
+        """The same with the size first, the beginnings of the trials' ids, and three digits at the timesteps."""
+        steps = [str(step) for step in self.maps[0].timesteps]
+        frame = self.to_frame().assign(id=lambda frame: frame["id"].str[:12])
+        frame = frame[[*frame.columns.difference(["size", *steps], sort=False), "size", *steps]]
+        return frame.assign(**{step: [float(f"{value:.3g}") for value in frame[step]] for step in steps})
+
+    def explain(self) -> str:
+        """What the numbers are; and the answer, if there is one."""
+        words = (
+            f"L2 norm of the difference over that of the prediction, over {self.maps[0].pictures} class pictures; the "
+            "columns with a number are timesteps, `size` is over all of them together."
+        )
+        return f"{words}\n\n{self.answer.explain()}" if self.answer else words
+
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers as JSON values; maps are left out."""
+        trials = [{**one, **each.to_dict()} for one, each in zip(self.trials, self.maps, strict=True)]
+        return {"trials": trials, "answer": self.answer.to_dict() if self.answer else None}
+
+    def plot(self) -> Figure:
+        """The maps, a row a trial and a column a timestep."""
+        from analysis.noise_figures import noise_grid
+
+        several = len({(one["task"], one["seed"]) for one in self.trials}) > 1
+        labels = [
+            f"{one['design']}\n{one['task']}, seed {one['seed']}" if several else one["design"] for one in self.trials
+        ]
+        return noise_grid(list(zip(labels, self.maps, strict=True)))
+
+
+def noise_difference(
+    study: Study,
+    trial: str | None = None,
+    best: int | None = None,
+    pictures: int = PICTURES,
+    error: str = AUTO,
+    ratio: bool = False,
+) -> StudyNoise:
+    """Map what the subject's word changes in trials with kept weights, and in the untuned backbone.
+
+    Parameters
+    ----------
+    trial, best
+        As `chosen`; without both, every trial whose weights were kept.
+    pictures : int
+        Class pictures that the maps are over.
+    error, ratio
+        Of the answer, as `analysis.reading_contrast`.
+
+    Raises
+    ------
+    InputFault
+        As `chosen`.
+    """
+    import pandas as pd
+
+    from study.pack import Worker
+
+    rows = chosen(study, trial, best)
+    every = pd.concat([rows, untuned(study, rows)], ignore_index=True).drop_duplicates("id", ignore_index=True)
+    maps = tuple(of_kept(study, every, Worker(), pictures))
+    sizes = dict(zip(every["id"], (each.size for each in maps), strict=True))
+    results = study.results()
+    told = tuple(record(row, study.config.primary) for row in every.to_dict("records"))
+    answer = reading(study, results.assign(noise_difference=results["id"].map(sizes)), error, ratio)
+    return StudyNoise(study.config.name, told, maps, answer)
 
 
 @dataclass(frozen=True)
@@ -192,7 +301,7 @@ def record(row: Mapping[Any, Any], primary: str) -> dict[str, Any]:
 
     design = json.loads(row["design_json"])
     trial = Trial(row["backbone"], design, row["task"], int(row["seed"]), Protocol(**json.loads(row["protocol_json"])))
-    label = "untuned backbone" if design == REFERENCE else trial.label().split(" · ")[0]
+    label = UNTUNED if design == REFERENCE else trial.label().split(" · ")[0]
     score = float(row[primary])
     return {
         "id": row["id"], "design": label, "task": row["task"], "seed": int(row["seed"]),

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from html import escape
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -65,6 +66,22 @@ class Outcome:
     tune: dict[str, int] = field(default_factory=dict)
     waiting: int = 0
     impossible: list[str] = field(default_factory=list)
+
+    def summary(self) -> str:
+        """How many trials have each status, in a line."""
+
+        def counts(states: dict[str, int]) -> str:
+            return ", ".join(f"{count} {name}" for name, count in sorted(states.items()))
+
+        told = f"trials, the untuned backbone's included: {counts(self.counts)}"
+        if self.waiting:
+            told += f" ({self.waiting} of them wait for tuning)"
+        return f"tuning: {counts(self.tune)}; {told}" if self.tune else told
+
+    def _repr_html_(self) -> str:
+        """The summary, and what failed or cannot be run, as Jupyter shows them."""
+        failed = [f"failed: {trial.label()}: {reason}" for trial, reason in self.failed]
+        return "".join(f"<p>{escape(line)}</p>" for line in (self.summary(), *failed, *self.impossible))
 
 
 class Study:

@@ -7,6 +7,8 @@ gets. Nothing is scored.
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,13 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 import adapters
 from adapters.budget import Count
 from adapters.faults import InputFault
-from adapters.files import DESCRIPTION, read_description
+from adapters.files import DESCRIPTION, WEIGHTS, read_description
+from analysis.result import Result
+from study.atomic import write_folder
 from study.backbones.loading import Backbone
 from study.backbones.names import Source, content_hash, fetch, resolve
 from study.config import Protocol
@@ -34,13 +39,14 @@ from study.sampling import sample, start_latents
 from study.tasks.subject import prepare
 from study.tasks.subject_spec import SubjectSpec
 from study.training import Slot, Trained, train
+from study.trial import design_words
 
 AT_ONCE = 16
 """Pictures that are drawn together; so many at most are lost when drawing is interrupted."""
 
 
 @dataclass(frozen=True)
-class TrainedAdapter:
+class TrainedAdapter(Result):
     """A trained adapter before it is written.
 
     Attributes
@@ -61,21 +67,51 @@ class TrainedAdapter:
     training: Trained
     count: Count
 
+    def to_frame(self) -> pd.DataFrame:
+        """One row: what was trained on what, and how it ended."""
+        entry = {"design": design_words(self.design, set(self.design)), "class": self.metadata["class"],
+                 "pictures": self.metadata["pictures"], "seed": self.metadata["seed"],
+                 "steps": self.metadata["protocol"]["steps"], "parameters": self.count.trainable,
+                 "share of the backbone": self.count.ratio, "final loss": self.training.final_loss}  # fmt: skip
+        return pd.DataFrame([entry])
+
+    def explain(self) -> str:
+        """The sizes, how the training ended, and which words mean the subject."""
+        if self.training.diverged:
+            return f"The training diverged: {self.training.diverged}. The weights are of no use."
+        return (
+            f"Trained {self.count.trainable:,} parameters, {self.count.ratio:.2%} of the backbone's; "
+            f"{self.metadata['instance_prompt']!r} now means the subject."
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """Write the adapter folder, whole or not at all; an adapter that is there is replaced.
+
+        Raises
+        ------
+        InputFault
+            If the training diverged, or something else is there.
+        """
+        if self.training.diverged:
+            raise InputFault(f"{self.explain()} Nothing was written; try a lower learning_rate")
+        folder = Path(folder).expanduser().resolve()
+        there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        if there - {DESCRIPTION, WEIGHTS} or folder.is_file():
+            raise InputFault(f"{folder}: there is something that is no adapter; name another folder")
+        write_folder(folder, lambda part: adapters.save(part, self.design, self.state, self.metadata))
+
 
 def train_adapter(
     recipe: Recipe,
     spec: SubjectSpec,
-    seed: int,
-    cache_dir: Path,
-    stage: Callable[[str], None],
-    step: Callable[[int], None],
+    seed: int = 0,
+    stage: Callable[[str], None] = lambda _: None,
+    step: Callable[[int], None] = lambda _: None,
 ) -> TrainedAdapter:
-    """Train a recipe on a subject, on the GPU if there is one.
+    """Train a recipe on a subject, on the GPU if there is one; class pictures are kept in the user's cache folder.
 
     Parameters
     ----------
-    cache_dir : Path
-        Class pictures that the backbone drew are kept here.
     stage, step : callable
         Told what is done next, and now and then the number of steps done.
 
@@ -91,10 +127,10 @@ def train_adapter(
     count = adapters.count(backbone.denoiser, recipe.design, backbone.text_encoder)
     _warn_if_cut(backbone, spec.instance_prompt)
     stage("preparing the pictures")
-    with warnings.catch_warnings():
+    with _cache() as cache, warnings.catch_warnings():
         # It warns of the class word and of prompts that are drawn for scores only.
         warnings.filterwarnings("ignore", module=r"study\.tasks\.subject")
-        task = prepare(spec, backbone, protocol, cache_dir)
+        task = prepare(spec, backbone, protocol, cache)
     init = stream(seed, task.key, "init")
     insertion = adapters.insert(backbone.denoiser, recipe.design, init, backbone.text_encoder)
     try:
@@ -225,6 +261,23 @@ def draw(backbone: Backbone, prompt: str, count: int, seed: int, protocol: Proto
             protocol.precision,
         )
         yield from backbone.decode(latents)
+
+
+@contextmanager
+def _cache() -> Iterator[Path]:
+    """Give the user's cache folder; where there can be none, a temporary one."""
+    try:
+        given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        folder = (given if given.is_absolute() else Path.home() / ".cache") / "adapter-study"
+        folder.mkdir(parents=True, exist_ok=True)
+        usable = os.access(folder, os.W_OK | os.X_OK)
+    except (OSError, RuntimeError):  # RuntimeError: there is no home
+        usable = False
+    if usable:
+        yield folder
+    else:
+        with tempfile.TemporaryDirectory() as made:
+            yield Path(made)
 
 
 def _source(metadata: Metadata, named: str | None) -> Source:

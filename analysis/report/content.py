@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
+from analysis.confirmation_result import Confirmation
 from analysis.figures import PictureRow
+from analysis.recommended import Recommendation
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,87 @@ class Snippet:
 
 
 @dataclass(frozen=True)
+class Recommended:
+    """What is recommended, or why nothing is.
+
+    Attributes
+    ----------
+    result : Recommendation or None
+    fault : str
+        Why there is none.
+    code : sequence of Snippet
+        How to get the recipe and use it.
+    recipe : Snippet or None
+        The recipe itself.
+    design : mapping
+        Every key of the design with its value, those that all designs share included.
+    """
+
+    result: Recommendation | None
+    fault: str = ""
+    code: Sequence[Snippet] = ()
+    recipe: Snippet | None = None
+    design: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """What became of a recipe on tasks that nothing used.
+
+    Attributes
+    ----------
+    recipe : str
+        What the recipe is called; empty where none was asked for.
+    result : Confirmation or None
+    fault : str
+        Why there is none yet.
+    parameters : mapping
+        What is compared → how many parameters it trained.
+    notes : sequence of str
+        What to know before reading.
+    evidence : mapping
+        What the recipe's file says of itself: names and values.
+    code : Snippet or None
+        How to confirm.
+    """
+
+    recipe: str
+    result: Confirmation | None
+    fault: str = ""
+    parameters: Mapping[str, int] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    evidence: Mapping[str, str] = field(default_factory=dict)
+    code: Snippet | None = None
+
+
+@dataclass(frozen=True)
+class Maps:
+    """A figure of maps with its words and numbers.
+
+    Attributes
+    ----------
+    heading, alt, caption : str
+    draw : callable
+        Makes the figure.
+    said : str
+        What the numbers say, in short.
+    words : sequence of str
+        The same at length.
+    table : DataFrame or None
+        The numbers; ``numbers`` says what they are.
+    """
+
+    heading: str
+    alt: str
+    caption: str
+    draw: Callable[[], Figure] = field(repr=False)
+    said: str = ""
+    words: Sequence[str] = ()
+    table: pd.DataFrame | None = field(default=None, repr=False)
+    numbers: str = ""
+
+
+@dataclass(frozen=True)
 class ReportContent:
     """Everything a report shows.
 
@@ -88,10 +172,14 @@ class ReportContent:
         Reason → number of combinations of levels that are no designs.
     design : sequence of str
         Sentences about how the designs were chosen.
-    recipe : mapping or sequence of str
-        The recommended design: names and values, or sentences; shown right after the answer.
-    maps : sequence of (caption, picture)
-        Attention and noise maps, ready to show: the bytes of a PNG file, or (H, W, 3) uint8 arrays.
+    recommended : Recommended or None
+        The answer; shown first.
+    confirmed : Confirmed or None
+        Shown right after it.
+    maps : sequence of Maps
+        Attention and noise maps.
+    maps_fault : str
+        Why there are none, or not more.
     reuse : sequence of Snippet
         How to repeat the study, read its results and use its designs.
     backbone : str
@@ -117,8 +205,10 @@ class ReportContent:
     coverage: pd.DataFrame | None = field(default=None, repr=False)
     forbidden: Mapping[str, int] = field(default_factory=dict)
     design: Sequence[str] = ()
-    recipe: Mapping[str, object] | Sequence[str] = ()
-    maps: Sequence[tuple[str, bytes | np.ndarray]] = field(default=(), repr=False)
+    recommended: Recommended | None = None
+    confirmed: Confirmed | None = None
+    maps: Sequence[Maps] = ()
+    maps_fault: str = ""
     reuse: Sequence[Snippet] = ()
     backbone: str = ""
     provenance: Mapping[str, str] = field(default_factory=dict)

@@ -11,13 +11,11 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from adapters.faults import InputFault
 from analysis.figures import COLOURS, INK, new_figure, plain_axes
 from analysis.report.blocks import Picture
 
 CSS_PIXELS_AN_INCH = 105
 _MOST_LINES, _MOST_PLACES = 8, 12
-_WIDEST = 1800
 
 
 def drawn(
@@ -50,33 +48,6 @@ def drawn(
     width = round(figure.get_size_inches()[0] * CSS_PIXELS_AN_INCH)
     kind = "webp" if photographs else "png"
     return Picture(file_name(name), buffer.getvalue(), width, alt, caption, kind)
-
-
-def given(name: str, picture: bytes | np.ndarray, alt: str, caption: str) -> Picture:
-    """Take a picture that is there already: a PNG file's bytes, or an (H, W) or (H, W, 3) uint8 array.
-
-    Raises
-    ------
-    InputFault
-        If the bytes are no picture.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        image = Image.open(io.BytesIO(picture)) if isinstance(picture, bytes) else Image.fromarray(picture)
-        image.load()
-    except (UnidentifiedImageError, OSError) as error:
-        raise InputFault(f"{caption}: expected the bytes of a PNG file or an array of uint8 ({error})") from error
-    width, height = image.size
-    if isinstance(picture, bytes) and image.format == "PNG" and width <= _WIDEST:
-        data = picture
-    else:
-        if width > _WIDEST:
-            image = image.resize((_WIDEST, max(1, round(height * _WIDEST / width))))
-        buffer = io.BytesIO()
-        image.convert("RGB").save(buffer, format="PNG", optimize=True)
-        data = buffer.getvalue()
-    return Picture(file_name(name), data, min(max(width, 320), 860), alt, caption)
 
 
 def file_name(words: str) -> str:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import pandas as pd
 
-from adapters.faults import InputFault
 from analysis import figures
 from analysis.anova_table import p_text
-from analysis.report import evidence, words
+from analysis.report import confirmed, evidence, recipe, words
 from analysis.report.analyses import DRAWS, PERMUTATIONS, Analyses, analyse
-from analysis.report.blocks import Block, Code, Details, Heading, Notes, Page, Picture, Section, Terms, Text, table_of
+from analysis.report.blocks import Block, Code, Details, Heading, Notes, Page, Section, Terms, Text, table_of
 from analysis.report.content import ReportContent
-from analysis.report.drawings import drawn, given
+from analysis.report.drawings import drawn
 from analysis.report.findings import Findings, find, keys
 from analysis.report.tuning import CHOSEN, listing
 
@@ -37,7 +35,8 @@ def compose(content: ReportContent) -> Page:
     top.append(Terms(tuple(_facts(content, findings)), "facts"))
     top.append(Notes(tuple(more)))
     sections = [
-        Section("recipe", "The recommended design", _recipe(content)),
+        Section("recipe", "The recommended design", tuple(recipe.recommended(content))),
+        Section("confirmation", "Confirmed on tasks that nothing used?", tuple(confirmed.confirmation(content))),
         Section("coverage", "What was run", _coverage(content, findings)),
         Section("anova", "What makes a difference", tuple(evidence.variance_table(content, findings))),
         *(_statistics(content, findings, found) if found is not None else ()),
@@ -74,8 +73,8 @@ def _trust(content: ReportContent, found: Analyses) -> list[Section]:
 def _facts(content: ReportContent, findings: Findings) -> list[tuple[str, str]]:
     counts = content.counts
     done = int(content.frame[content.response].notna().sum())
-    facts = []
-    if not findings.designs.empty:
+    facts = recipe.facts(content)
+    if not facts and not findings.designs.empty:
         best = findings.designs.iloc[0]
         facts.append((f"best mean {content.response}", f"{best['mean']:.3f}"))
         facts.append(("reached by", str(best["label"])))
@@ -84,14 +83,6 @@ def _facts(content: ReportContent, findings: Findings) -> list[tuple[str, str]]:
         facts.append((f"p of {row.term}", p_text(row.p)))
     facts.append(("trials with a result", f"{done} of {counts['planned']}" if "planned" in counts else str(done)))
     return facts
-
-
-def _recipe(content: ReportContent) -> tuple[Block, ...]:
-    if not content.recipe:
-        return ()
-    if isinstance(content.recipe, Mapping):
-        return (Terms(tuple((str(name), str(value)) for name, value in content.recipe.items())),)
-    return (Notes(tuple(content.recipe)),)
 
 
 def _coverage(content: ReportContent, findings: Findings) -> tuple[Block, ...]:
@@ -200,21 +191,21 @@ def _galleries(content: ReportContent) -> tuple[Block, ...]:
 
 
 def _maps(content: ReportContent) -> tuple[Block, ...]:
-    blocks: list[Block] = []
+    blocks: list[Block] = [Text(content.maps_fault)] if content.maps_fault else []
     left = MOST_BYTES // 2
-    for place, (caption, picture) in enumerate(content.maps):
-        try:
-            made: Picture = given(f"map {place + 1}", picture, caption, caption)
-        except InputFault as fault:
-            blocks.append(Text(f"A figure is missing: {fault}", "warning"))
-            continue
-        left -= len(made.data)
+    for place, given in enumerate(content.maps):
+        picture = drawn(f"map {place + 1} {given.heading}", given.draw, given.alt, given.caption)
+        left -= len(picture.data)
         if left < 0:
             blocks.append(
                 Text(f"{len(content.maps) - place} more are left out, so that the page stays small.", "small")
             )
             break
-        blocks.append(made)
+        blocks += [Heading(given.heading), *([Text(given.said)] if given.said else []), picture]
+        if given.table is not None:
+            blocks.append(Details("The numbers", (table_of(given.table, given.numbers),)))
+        if given.words:
+            blocks.append(Details("In words", (Notes(tuple(given.words)),)))
     return tuple(blocks)
 
 

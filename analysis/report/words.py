@@ -6,6 +6,7 @@ import pandas as pd
 
 from analysis.anova_table import AnovaTable, TermRow, df_text, p_text
 from analysis.compare_tables import BestSet, percent
+from analysis.report import confirmed, recipe
 from analysis.report.content import ReportContent
 from analysis.report.findings import Findings
 
@@ -29,12 +30,16 @@ def answer(content: ReportContent, findings: Findings, best: BestSet | None = No
         ), _lost(content)
     thing = "pair of positions" if content.pair else content.factors[0]
     sure = may_be_best(best) if best is not None else ""
-    lead = [_leaders(content, designs, overlap=not sure), sure]
+    ends = " ".join(filter(None, [_leaders(content, designs, overlap=not sure), sure]))
+    recommended = recipe.lead(content)
+    lead = [recommended or ends]
     if findings.table is None:
         lead.append(f"There is no analysis of variance: {findings.fault}")
     else:
         lead.append(_does_it_matter(findings.table, content, thing))
-    told = [_extent(content, designs, thing), *_against_references(content, findings.references)]
+    told = [*confirmed.verdict(content), _extent(content, designs, thing)]
+    told += [f"On these tasks, {ends[:1].lower()}{ends[1:]}"] if recommended else []
+    told += [*_against_references(content, findings.references)]
     if findings.table is not None:
         told += [*_within(findings.table, content, findings), *_others(findings.table, content)]
         told.append(_scope(content, findings, thing))
@@ -188,7 +193,7 @@ def _scope(content: ReportContent, findings: Findings, thing: str) -> str:
     frame, row = content.frame, findings.on_new_tasks
     tasks = frame["task"].nunique() if "task" in frame.columns else 1
     on = f"these {tasks} tasks" if tasks > 1 else "the one task that was run"
-    told = f"All of this holds on {on}; it is no claim about new tasks."
+    told = f"Means and tests here hold on {on}; where nothing else is said they are no claim about new tasks."
     if row is None or row.F is None:
         return told
     p = row.p_decisive

@@ -13,7 +13,7 @@ from study.cli.rows import PAIR, columns_of, listed, parents, rows
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from analysis.anova_table import AnovaTable, TermRow
+    from analysis.anova_table import AnovaTable
 
 
 def command(
@@ -63,33 +63,13 @@ def print_table(table: AnovaTable, console: Console | None = None) -> None:
     grid = Table(
         title=f"{table.response}: analysis of variance, Type {'I' * table.type}", title_justify="left", box=None
     )
-    against = table.error != "residual"
-    bounded = any(row.p_conservative is not None for row in table.terms)
-    grid.add_column("term")
-    names = ["df", "sum of squares", "error df" if against else "mean square", "F", "p", *["p conservative"] * bounded]
-    for name in (*names, "partial η²", f"{table.ci['level']:.0%} interval", "ω²"):
-        grid.add_column(name, justify="right")
-    for row in table.terms:
-        grid.add_row(*_cells(row, against, bounded), style="dim" if row.role == "block" else None)
-    residual, df = table.residual["sum_sq"], table.residual["df"]
-    mean = "" if against else f"{residual / df:.5g}" if df else "–"
-    grid.add_row("residual", str(df), f"{residual:.5g}", mean, style="dim")
+    shown = table.shown()
+    for name in shown:
+        grid.add_column(str(name), justify="left" if name == "term" else "right")
+    dim = {"residual", *(row.term for row in table.terms if row.role == "block")}
+    for row in shown.itertuples(index=False):
+        grid.add_row(*row, style="dim" if row.term in dim else None)
     console.print(grid)
     console.print()
     console.print(table.explain(), highlight=False, markup=False)
 
-
-def _cells(row: TermRow, against: bool, bounded: bool) -> list[str]:
-    from analysis.anova_table import df_text, p_text
-
-    def number(value: float | None, form: str) -> str:
-        return "–" if value is None else format(value, form)
-
-    error_df = "–" if row.F is None else df_text(row.error.df)
-    ends = "–" if row.partial_eta_sq_ci is None else "{:.2f} … {:.2f}".format(*row.partial_eta_sq_ci)
-    df = str(row.df) if row.estimable else f"{row.df} of {row.df_nominal}"
-    return [
-        row.term, df, number(row.sum_sq, ".5g"), error_df if against else number(row.mean_sq, ".5g"),
-        number(row.F, ".3f"), p_text(row.p), *[p_text(row.p_conservative)] * bounded,
-        number(row.partial_eta_sq, ".3f"), ends, number(row.omega_sq, ".3f"),
-    ]  # fmt: skip

@@ -57,8 +57,7 @@ def command(
     if as_json:
         print(json.dumps(found.to_dict(), indent=1, allow_nan=False))
     else:
-        frame = found.to_frame()
-        print_table("attention", frame.assign(trial=frame["trial"].str[:12]), found.explain())
+        print_table("attention", found.shown(), found.explain())
 
 
 def _check_output(output: Path) -> None:

@@ -61,8 +61,7 @@ def command(
         print(found.to_json())
         print(f"{found.n} rows, {found.n_missing} without {response}", file=sys.stderr)
     else:
-        shown = found.to_frame().drop(columns=["first", "second", "error", *model["of"]], errors="ignore")
-        print_table(f"{response}: {method} of {', '.join(model['of'])}", shown, found.explain())
+        print_table(f"{response}: {method} of {', '.join(model['of'])}", found.shown(), found.explain())
 
 
 def _compared(

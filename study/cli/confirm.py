@@ -77,8 +77,7 @@ def _show(confirming: Confirming, as_json: bool) -> None:
     if as_json:
         print(json.dumps({**_document(confirming), "result": found.to_dict()}, indent=1, allow_nan=False))
         return
-    told = ["sd", "se", "p", "difference_worst", "p_adjusted_worst"]  # in the JSON, and in words what matters of them
-    frame = found.to_frame().drop(columns=told, errors="ignore")
+    frame = found.shown()
     frame.insert(1, "parameters", frame["against"].map(confirming.parameters()))
     primary = confirming.study.config.primary
     words = found.explain()

@@ -49,8 +49,7 @@ def describe(study: Study) -> Iterator[str]:
     total = sum(on.values()) * tasks * seeds
     of = " × ".join(_several(count, name) for name, count in (("task", tasks), ("seed", seeds)))
     if len(set(on.values())) > 1:
-        first, *others = on.items()
-        shares = [f"{_several(first[1], 'design')} on {first[0]}", *(f"{count} on {name}" for name, count in others)]
+        shares = [f"{_several(number, 'design')} on {name}" for name, number in on.items()]
         of = f"{' + '.join(shares)}, each × {of}"
     else:
         of = f"{_several(on[config.backbones[0].name], 'design')} × {of}"

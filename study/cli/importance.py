@@ -42,4 +42,4 @@ def command(
         print(json.dumps(found.to_dict(), indent=1, allow_nan=False))
         print(f"{found.n} rows, {found.n_missing} without {response}", file=sys.stderr)
     else:
-        print_table(f"{response}: what matters most", found.to_frame(), found.explain())
+        print_table(f"{response}: what matters most", found.shown(), found.explain())

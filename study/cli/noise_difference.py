@@ -14,14 +14,11 @@ from adapters.faults import InputFault
 from study.atomic import write_file
 from study.cli.means import print_table
 from study.cli.told import plain_warnings, warn
+from study.noise_reading import reading
 from study.study import Study
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.figure import Figure
-
-    from analysis.noise_difference import NoiseMaps
-    from analysis.noise_reading import ReadingContrast
 
 
 def command(
@@ -62,34 +59,17 @@ def _maps(
     study: Study, trial: str | None, best: int | None, pictures: int, error: str, ratio: bool, output: Path | None,
     as_json: bool,
 ) -> None:  # fmt: skip
-    import pandas as pd
+    from study.noise_difference import UNTUNED, noise_difference
 
-    from analysis.noise_figures import noise_grid
-    from study.noise_difference import chosen, of_kept, record, untuned
-    from study.pack import Worker
-
-    rows = chosen(study, trial, best)
-    if best is not None and len(rows) < best:
-        warn(f"{len(rows)} trials have kept weights, fewer than {best}")
-    every = pd.concat([rows, untuned(study, rows)], ignore_index=True).drop_duplicates("id", ignore_index=True)
-    maps = list(of_kept(study, every, Worker(), pictures))
-    told = [record(row, study.config.primary) for row in every.to_dict("records")]
-    several = len(study.config.tasks) > 1 or len(study.config.seeds) > 1
-    labels = [f"{one['design']}\n{one['task']}, seed {one['seed']}" if several else one["design"] for one in told]
-    _write(noise_grid(list(zip(labels, maps, strict=True))), output)
-    sizes = dict(zip(every["id"], (each.size for each in maps), strict=True))
-    answer = _answer(study, study.results().assign(noise_difference=lambda frame: frame["id"].map(sizes)), error, ratio)
+    found = noise_difference(study, trial, best, pictures, error, ratio)
+    tuned = sum(one["design"] != UNTUNED for one in found.trials)
+    if best is not None and tuned < best:
+        warn(f"{tuned} trials have kept weights, fewer than {best}")
+    _write(found.plot(), output)
     if as_json:
-        trials = [{**one, **each.to_dict()} for one, each in zip(told, maps, strict=True)]
-        _print_json({"trials": trials, "answer": answer.to_dict() if answer else None})
+        _print_json(found.to_dict())
         return
-    words = (
-        f"L2 norm of the difference over that of the prediction, over {maps[0].pictures} class pictures; the columns "
-        "with a number are timesteps, `size` is over all of them together."
-    )
-    print_table("noise difference", _table(told, maps), words)
-    if answer:
-        print(f"\n{answer.explain()}")
+    print_table("noise difference", found.shown(), found.explain())
     if output is not None:
         print(output)
 
@@ -101,7 +81,7 @@ def _answer_from_store(study: Study, error: str, ratio: bool, output: Path | Non
             f"no trial of {study.config.name} in {study.store.folder} has the score noise_difference; give --trial or "
             "--best to take it from kept weights, or list it under `scores:` before the study is run"
         )
-    answer = _answer(study, frame, error, ratio)
+    answer = reading(study, frame, error, ratio)
     if answer is None:
         raise InputFault(
             f"the results of {study.config.name} do not say whether reading CA_c or CA_out matters: some trials have "
@@ -114,35 +94,6 @@ def _answer_from_store(study: Study, error: str, ratio: bool, output: Path | Non
     print_table("noise difference", answer.to_frame(), answer.explain())
     if output is not None:
         print(output)
-
-
-def _answer(study: Study, frame: pd.DataFrame, error: str, ratio: bool) -> ReadingContrast | None:
-    """Ask the results, if every trial that is done has a size: some of the best would say nothing of the others."""
-    from analysis.noise_reading import READS, reading_contrast
-    from study.report import DESIGN, terms
-
-    done = frame[frame["status"] == "done"]
-    if done["noise_difference"].isna().any() or "input" not in done or "output" not in done:
-        return None
-    reads = done["input"].dropna().isin(READS)
-    if not reads.any() or reads.all():
-        return None
-    factors, blocks, _ = terms(study)
-    return reading_contrast(done, factors=[f for f in factors if f != DESIGN], blocks=blocks, error=error, ratio=ratio)
-
-
-def _table(told: list[dict[str, Any]], maps: list[NoiseMaps]) -> pd.DataFrame:
-    import pandas as pd
-
-    rows = [
-        {
-            **{key: value[:12] if key == "id" else value for key, value in one.items()},
-            **{str(step): float(f"{value:.3g}") for step, value in zip(each.timesteps, each.relative, strict=True)},
-            "size": each.size,
-        }
-        for one, each in zip(told, maps, strict=True)
-    ]
-    return pd.DataFrame(rows)
 
 
 def _check_output(output: Path) -> None:

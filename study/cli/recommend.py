@@ -45,11 +45,7 @@ def command(
         return
     from study.cli.means import print_table
 
-    shown = found.to_frame().drop(columns=[*found.factors, "reason"], errors="ignore").dropna(axis=1, how="all")
-    if not found.n_failed:
-        shown = shown.drop(columns=["failed", "counted"], errors="ignore")
-    if "parameters" in shown:
-        shown["parameters"] = ["–" if count != count else f"{count:,.0f}" for count in shown["parameters"]]
+    shown = found.shown()
     title = f"{loaded.config.name}: designs by {found.response}"
     title += f", the first {_SHOWN} of {len(shown)}" if len(shown) > _SHOWN else ""
     print_table(title, shown.head(_SHOWN), found.explain())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,7 @@ import typer
 
 from adapters.faults import InputFault
 from study.atomic import write_file
+from study.cli.told import plain_warnings
 from study.study import Study
 
 HTML, MARKDOWN = (".html", ".htm"), (".md", ".markdown")
@@ -24,11 +26,18 @@ def command(
     figures: Annotated[
         Path | None, typer.Option(help="Write the figures into this folder as well, a file each.")
     ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Show the confirmation of this recipe: a file, or a shipped recipe.")
+    ] = None,
+    maps: Annotated[
+        bool, typer.Option("--maps/--no-maps", help="Attention and noise maps of trials whose weights are kept.")
+    ] = True,
 ) -> None:
     """Write a study's report as one HTML page, or as Markdown.
 
     The page needs no other file: pictures and style are in it. Markdown has its figures in the folder NAME_files beside
-    it. A report is made from what the store holds, so a study that still runs has one too, which says so.
+    it. A report is made from what the store holds, so a study that still runs has one too, which says so. Maps are made
+    anew with the backbone, which takes most of the time; --no-maps leaves them out.
     """
     from study.report import built
 
@@ -41,7 +50,8 @@ def command(
     for folder, option in ((beside, f"-o {output}"), (figures, "--figures")):
         if folder is not None and folder.exists() and not folder.is_dir():
             raise InputFault(f"{option}: {folder} is a file; the figures need a folder of that name")
-    page = built(Study.load(study, store), study)
+    with plain_warnings():
+        page = built(Study.load(study, store), study, recipe, maps, lambda words: print(words, file=sys.stderr))
     if beside is not None:
         from analysis.report.markdown import to_markdown
 

@@ -12,7 +12,7 @@ import typer
 from adapters.faults import InputFault
 from study.cli.dry_run import describe
 from study.executors.local import WorkerFault
-from study.study import Outcome, Study
+from study.study import Study
 
 
 def command(
@@ -52,7 +52,7 @@ def command(
     except KeyboardInterrupt:
         print("adapter-study: interrupted; what had finished is stored, the same command goes on", file=sys.stderr)
         raise typer.Exit(130) from None
-    print(_summary(outcome), file=sys.stderr)
+    print(outcome.summary(), file=sys.stderr)
     _print_anova(loaded)
     for trial, reason in outcome.failed:
         print(f"failed: {trial.label()} ({trial.id[:12]}): {reason}", file=sys.stderr)
@@ -96,13 +96,3 @@ def _print_anova(study: Study) -> None:
 def interrupt(number: int, frame: FrameType | None) -> None:
     """End the command on a signal as on Ctrl-C."""
     raise KeyboardInterrupt
-
-
-def _summary(outcome: Outcome) -> str:
-    def counts(states: dict[str, int]) -> str:
-        return ", ".join(f"{count} {name}" for name, count in sorted(states.items()))
-
-    told = f"trials, the untuned backbone's included: {counts(outcome.counts)}"
-    if outcome.waiting:
-        told += f" ({outcome.waiting} of them wait for tuning)"
-    return f"tuning: {counts(outcome.tune)}; {told}" if outcome.tune else told

@@ -5,25 +5,18 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from adapters.faults import InputFault
 from study import recipe as recipes
-from study.atomic import write_folder
 from study.backbones.names import fetch, resolve
 from study.cli.told import plain_warnings, warn
 from study.progress import Steps, duration
 from study.tasks.specs import resolve_task, unknown_class
 from study.tasks.subject_spec import TOKEN, SubjectSpec
-
-if TYPE_CHECKING:
-    from study.trained_adapter import TrainedAdapter
 
 
 def command(
@@ -52,12 +45,12 @@ def command(
     fetch(read.backbone)
     for warning in unknown_class(read.backbone, spec):
         warn(warning)
-    with plain_warnings(), Steps(read.protocol.steps) as bar, _cache() as cache:
+    with plain_warnings(), Steps(read.protocol.steps) as bar:
         from study.packing import is_out_of_memory
         from study.trained_adapter import train_adapter
 
         try:
-            trained = train_adapter(read, spec, seed, cache, bar.stage, bar.step)
+            trained = train_adapter(read, spec, seed, bar.stage, bar.step)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -74,7 +67,7 @@ def command(
             file=sys.stderr,
         )
         raise typer.Exit(1)
-    _write(trained, _free(output, overwrite))  # looked at again: a training takes long
+    trained.save(_free(output, overwrite))  # looked at again: a training takes long
     prompt = spec.example
     count, training = trained.count, trained.training
     if not count.budget_met:
@@ -117,26 +110,3 @@ def _free(output: Path, overwrite: bool) -> Path:
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-@contextmanager
-def _cache() -> Iterator[Path]:
-    """Give the user's cache folder; where there can be none, a temporary one."""
-    try:
-        given = Path(os.environ.get("XDG_CACHE_HOME", ""))
-        folder = (given if given.is_absolute() else Path.home() / ".cache") / "adapter-study"
-        folder.mkdir(parents=True, exist_ok=True)
-        usable = os.access(folder, os.W_OK | os.X_OK)
-    except (OSError, RuntimeError):  # RuntimeError: there is no home
-        usable = False
-    if usable:
-        yield folder
-    else:
-        with tempfile.TemporaryDirectory() as made:
-            yield Path(made)
-
-
-def _write(trained: TrainedAdapter, folder: Path) -> None:
-    from adapters import save
-
-    write_folder(folder, lambda part: save(part, trained.design, trained.state, trained.metadata))

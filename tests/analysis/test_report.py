@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 import analysis
 from adapters.positions import PAIRS, READS
 from analysis import ReportContent, anova, render
-from analysis.figures import PictureRow
+from analysis.figures import PictureRow, new_figure
 from analysis.report import evidence, sections
 from analysis.report.analyses import analyse
 from analysis.report.blocks import Code, Details, Notes, Page, Picture, Table, Text
-from analysis.report.content import Gallery, Snippet, Tuning
+from analysis.report.content import Gallery, Maps, Snippet, Tuning
 from analysis.report.drawings import file_name
 from analysis.report.findings import find, keys, seed_sd
 from analysis.report.markdown import to_markdown
@@ -344,26 +344,33 @@ def test_a_study_stopped_at_any_moment_has_a_page(rows, laid_out):
     assert not re.search(r"\bnan\b|\binf\b", body)
 
 
-def test_recipe_maps_and_code_come_in_their_places_when_given():
-    picture = np.full((40, 60, 3), 200, np.uint8)
-    page = compose(
-        _content(
-            recipe={"design": "CA_out → FFN_in", "how sure": "95%"}, maps=[("attention to the subject", picture)],
-            reuse=[Snippet("Again:", "shell", "adapter-study run quick\n")],
-        )
-    )  # fmt: skip
+def maps(count: int = 1, side: float = 2.0) -> list[Maps]:
+    """Figures of noise, which no format makes small, an inch and more wide."""
+
+    def draw() -> Figure:
+        figure = new_figure(side, side)
+        figure.subplots().imshow(np.random.default_rng(0).random((200, 200)), interpolation="nearest")
+        return figure
+
+    numbers = pd.DataFrame({"number": ["entropy"], "before": [0.5]})
+    return [Maps(f"map {k}", f"attention {k}", "Brighter is more.", draw, "Short.", ["At length."], numbers, "Numbers")
+            for k in range(count)]  # fmt: skip
+
+
+def test_maps_and_code_come_in_their_places_when_given():
+    page = compose(_content(maps=maps(), reuse=[Snippet("Again:", "shell", "adapter-study run quick\n")]))
     ids = [section.id for section in page.sections]
-    assert ids[0] == "recipe" and ids.index("pictures") + 1 == ids.index("maps") and ids[-1] == "reuse"
+    assert ids.index("pictures") + 1 == ids.index("maps") and ids[-1] == "reuse"
     (code,) = blocks(page, "reuse", Code)
     assert code.code == "adapter-study run quick\n"
-    assert {"recipe", "maps", "reuse"} & {section.id for section in whole().sections} == set()
-    told = sections._recipe(_content(recipe=["Read CA_out.", "Nothing else matters."]))
-    assert told == (Notes(("Read CA_out.", "Nothing else matters.")),)
+    assert [text.words for text in blocks(page, "maps", Text)] == ["Short."]
+    assert blocks(page, "maps", Table)[0].rows[0].cells == ("entropy", "0.500")
+    assert {"recipe", "confirmation", "maps", "reuse"} & {section.id for section in whole().sections} == set()
 
 
-def test_a_map_that_is_no_picture_is_a_sentence():
-    (said,) = sections._maps(_content(maps=[("broken", b"no picture")]))
-    assert "broken: expected the bytes of a PNG file" in said.words
+def test_why_there_are_no_maps_is_said():
+    (said,) = blocks(compose(_content(maps_fault="No weights were kept.")), "maps", Text)
+    assert said.words == "No weights were kept."
 
 
 def test_the_page_stays_below_ten_megabytes_whatever_galleries_and_maps_there_are(monkeypatch, drawn_for_true):
@@ -372,9 +379,8 @@ def test_the_page_stays_below_ten_megabytes_whatever_galleries_and_maps_there_ar
     rng = np.random.default_rng(0)
     noise = [rng.integers(0, 255, (64, 64, 3)).astype(np.uint8) for _ in range(8)]
     gallery = Gallery("subject/noise", noise[:5], [PictureRow("a", 0.5, noise)] * 7)
-    maps = [(f"map {k}", rng.integers(0, 255, (200, 200, 3)).astype(np.uint8)) for k in range(4)]
     monkeypatch.setattr(sections, "MOST_BYTES", 600_000)
-    content = _content(galleries=[gallery] * 4, maps=maps)
+    content = _content(galleries=[gallery] * 4, maps=maps(4))
     parts = sections._galleries(content), sections._maps(content)
     sizes = [sum(len(block.data) for block in part if isinstance(block, Picture)) for part in parts]
     assert 0 < sizes[0] <= 600_000 and 0 < sizes[1] <= 300_000

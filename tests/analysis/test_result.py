@@ -1,5 +1,6 @@
 """Every result is a table in Markdown, LaTeX and HTML, and sentences; text from the data is escaped."""
 
+from html import escape
 from html.parser import HTMLParser
 
 import numpy as np
@@ -7,6 +8,7 @@ import pandas as pd
 import pytest
 
 import analysis
+from tests.analysis import oracles
 
 WILD = "a|b & <i>_%$"
 
@@ -69,6 +71,28 @@ def test_a_result_shows_itself(name):
     page.feed(result._repr_html_())
     assert "table" in page.tags and "i" not in page.tags
     assert len(result.explain()) > 40
+    shown = result.shown()
+    assert len(shown) >= len(table) and "<th>" + escape(str(shown.columns[-1]), quote=False) in result._repr_html_()
+
+
+def test_an_anova_is_shown_with_the_degrees_of_freedom_that_can_be_estimated():
+    """The numbers are R's; of the nine df of a:b three are left by the ten cells that there are."""
+    table = analysis.anova(oracles.data("statsmodels_breaker"), "y", ["a", "b", "f"], ["t"], ["a:b"])
+    shown = table.shown().set_index("term")
+    known = {row["term"]: row for row in oracles.expected("statsmodels_breaker")["type2"]}
+    assert list(shown.index) == ["t", "a", "b", "f", "a:b", "residual"]
+    assert shown.loc["a:b", "df"] == "3 of 9" and shown.loc["a", "df"] == "3"
+    for term in ("t", "a", "b", "f", "a:b"):
+        assert shown.loc[term, "p"] == f"{known[term]['Pr(>F)']:.4f}".lstrip("0")
+        assert shown.loc[term, "F"] == f"{known[term]['F value']:.3f}"
+    assert shown.loc["residual", "df"] == "107"
+
+
+def test_a_large_table_is_scrolled_and_truth_is_a_word():
+    found = analysis.best(_frame(), "y", ["a", "b"], **MODEL)
+    page = found._repr_html_()
+    assert "overflow: auto" in page and "<td>yes</td>" in page and "True" not in page
+    assert set(found.to_frame()) - set(found.shown()) == {"a", "b", "component", "critical", "error", "estimable"}
 
 
 def test_all_names_are_offered():

@@ -13,7 +13,7 @@ import adapters
 from study import plan
 from study.cli import noise_difference as cli
 from study.cli.main import guarded
-from study.noise_difference import PICTURES, TIMESTEPS, of_kept, subject_maps, with_class_pictures
+from study.noise_difference import PICTURES, TIMESTEPS, noise_difference, of_kept, subject_maps, with_class_pictures
 from study.pack import Worker, run_pack
 from study.study import Study
 from study.trial import TrialResult
@@ -179,6 +179,19 @@ def test_a_trial_is_named_by_the_beginning_of_its_id_and_may_be_the_untuned_back
     reference = study.results("reference")["id"][0]
     document = json.loads(call(study, "--trial", reference, "--json").stdout)
     assert [row["design"] for row in document["trials"]] == ["untuned backbone"]
+
+
+def test_from_python_all_kept_trials_are_shown_beside_the_untuned_backbone(study, worker):
+    found = noise_difference(study, error="residual")
+    rows, frame = study.results(), found.to_frame().set_index("id")
+    sizes = dict(zip(rows["id"], (maps.size for maps in of_kept(study, rows, worker)), strict=True))
+    assert frame["size"][list(sizes)].to_dict() == pytest.approx(sizes)
+    assert list(frame["design"]).count("untuned backbone") == 1 and len(frame) == len(rows) + 1
+    assert set(found.shown()["id"]) == {id[:12] for id in frame.index}
+    assert found.answer is not None and found.answer.explain() in found.explain()
+    assert len(found.plot().axes) == len(frame) * TIMESTEPS + 1  # and the scale of colours
+    page = found._repr_html_()
+    assert "<table" in page and "untuned backbone" in page and "Is noise_difference larger" in page
 
 
 @pytest.mark.parametrize(

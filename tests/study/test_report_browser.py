@@ -6,19 +6,16 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.resources import files
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
 
-from adapters.positions import PAIRS, READS
-from analysis import ReportContent, render
-from analysis.figures import PictureRow
-from analysis.report.content import Gallery, Snippet
+from analysis import render
+from tests.study import hostile
+from tests.study.hostile import EVIL
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-EVIL = "<script>alert(1)</script>"
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
@@ -88,7 +85,8 @@ class Browser:
             self._hear()
 
     def ask(self, expression: str):
-        found = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        """Evaluate JavaScript from outside the page, so that its policy does not forbid it; wait for promises."""
+        found = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
@@ -112,31 +110,8 @@ def browser(tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> Path:
     """A page with every section, whose names are as hostile as names can be."""
-    rng = np.random.default_rng(4)
-    rows = [(i, o, t, s) for i, o in PAIRS for t in (EVIL, "subject/lamp", "$x$ & y") for s in range(2)]
-    frame = pd.DataFrame(rows, columns=["input", "output", "task", "seed"])
-    frame["clip_i"] = 0.5 + 0.2 * (frame["input"] == "CA_out") + rng.normal(0, 0.02, len(frame))
-    frame["dino_i"] = frame["clip_i"] - 0.1 + rng.normal(0, 0.02, len(frame))
-    frame["parameters"] = rng.integers(900, 90_000, len(frame))
-    frame["train_seconds"], frame["status"] = 2.5, "done"
-    frame.loc[frame.index[::17], ["clip_i", "dino_i"]] = np.nan
-    frame.loc[frame.index[::17], "status"] = "diverged"
-    lost = frame[frame["clip_i"].isna()]
-    picture = rng.integers(0, 255, (64, 64, 3)).astype(np.uint8)
-    content = ReportContent(
-        title=f"Study {EVIL}", frame=frame, response="clip_i", factors=["input", "output"],
-        blocks=["task", "task:seed"], pair=("input", "output"), scores=["dino_i"], order=READS,
-        references=pd.DataFrame({"name": EVIL, "task": ["subject/lamp"], "clip_i": [0.3]}),
-        galleries=[Gallery(EVIL, [picture] * 5, [PictureRow(EVIL, 0.5, [picture] * 8)] * 6)],
-        failures=lost[["input", "output", "task", "seed", "status"]].assign(error=f"{EVIL} at step 3"),
-        counts={"planned": 130, "done": len(frame) - len(lost), "diverged": len(lost), "missing": 10},
-        forbidden={f"no such pair {EVIL}": 50}, design=["20 designs × 3 tasks × 2 seeds."],
-        recipe={"design": EVIL, "how sure": "not at all"}, maps=[(f"attention to {EVIL}", picture)],
-        reuse=[Snippet("Again:", "shell", f"adapter-study run '{EVIL}' " + "x" * 300)],
-        provenance={"commit": "0123abc" * 40, "protocol": EVIL},
-    )  # fmt: skip
     file = tmp_path_factory.mktemp("page") / "report.html"
-    file.write_text(render(content), encoding="utf-8")
+    file.write_text(render(hostile.content()), encoding="utf-8")
     return file
 
 
@@ -192,6 +167,31 @@ def test_the_page_is_quiet_fits_and_can_be_read(browser, page, width, scheme):
     assert asked <= {"file", "data"}
     assert sum(p["request"]["url"].startswith("file") for p in browser.said("Network.requestWillBeSent")) == 1
     assert browser.said("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown") == []
+
+
+# Rules of axe-core that an element breaks, those of WCAG and its best practices, with the elements.
+AXE = """
+axe.run(document, {resultTypes: ["violations"]}).then(found => found.violations
+    .filter(v => ["serious", "critical"].includes(v.impact))
+    .map(v => [v.id, v.nodes.slice(0, 3).map(n => n.html.slice(0, 160))]))
+"""
+# What the test itself breaks, to see that it would be found.
+BROKEN = """
+document.body.insertAdjacentHTML("beforeend",
+    '<img src="data:,"><p style="color: #999; background: #fff">faint words</p>')
+"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_axe_finds_nothing_serious(browser, page, width, scheme):
+    browser.open(page, width, scheme)
+    browser.ask(OPEN_ALL)
+    browser.ask(f"{files('axe_core_python').joinpath('axe.min.js').read_text(encoding='utf-8')}; 0")
+    assert browser.ask(AXE) == []
+    assert browser.ask("axe.run(document).then(found => found.passes.length)") > 20
+    browser.ask(BROKEN)
+    assert {rule for rule, _ in browser.ask(AXE)} == {"image-alt", "color-contrast"}
 
 
 def test_hostile_names_are_text_and_run_nothing(browser, page):

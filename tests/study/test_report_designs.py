@@ -1,6 +1,5 @@
 """Studies whose designs have factors of their own are analysed by the design as a whole."""
 
-import json
 import os
 import re
 import shutil
@@ -10,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from adapters import normalise
-from study import recipe as recipes
 from study.executors.local import LocalExecutor
 from study.report import analyse, content, page, results, terms
 from study.study import Study
@@ -93,16 +90,12 @@ def test_the_code_on_the_page_runs_as_shown(which, request):
     assert "makes a difference" in ended.stdout or "shows no clear difference" in ended.stdout
     assert "Hsu's comparisons with the best" in ended.stdout
     for code in snippets(root, "shell"):
-        # What trains and draws needs a true model; the recipe that it takes is read instead.
-        code = code.replace("adapter-study train leader.yaml", "echo train").replace("adapter-study generate", "echo")
+        # What draws needs a true model.
+        code = code.replace("adapter-study generate", "echo")
         ended = subprocess.run(
             ["bash", "-c", shown + code], cwd=root, env=environment(), capture_output=True, text=True
         )
         assert ended.returncode == 0, (code, ended.stderr)
-    recipe = recipes.read(root / "leader.yaml")
-    frame = Study.load(root / "fake.yaml").results()
-    best = frame.groupby("design_json")["clip_i"].mean().idxmax()
-    assert recipe.design == normalise(json.loads(best)) and recipe.protocol.steps == 3
 
 
 def test_another_store_is_named_in_the_commands(crossed, tmp_path):

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from adapters.faults import InputFault
 from study import recipe as recipes
 from study import trained_adapter
 from study.pack import Worker, run_pack
 from study.tasks import resolve_task
+from study.training import Trained
 from study.trial import Pack, Trial
 from tests.study import tiny
 from tests.study.one_adapter import PROMPT, RECIPE, adapter_study, files, generate, make_home, make_place, pixels, train
@@ -49,6 +52,23 @@ def test_train_says_what_it_did_and_the_command_it_prints_draws_a_picture(home, 
     assert words[:2] == ["adapter-study", "generate"] and PROMPT in words
     assert adapter_study(*words[1:]).exit_code == 0
     assert pixels(place / "out.png").shape == (tiny.SIZE, tiny.SIZE, 3)
+
+
+def test_from_python_the_same_adapter_is_trained_shown_and_saved(home, place):
+    spec = resolve_task({"name": "toy", "pictures": "toy", "class": "robot"}, place)
+    trained = trained_adapter.train_adapter(recipes.read(place / "small.yaml"), spec)
+    trained.save(place / "python")
+    trained.save(place / "python")  # an adapter is replaced
+    assert files(place / "python")["adapter.safetensors"] == files(place / "my")["adapter.safetensors"]
+    row = trained.to_frame().iloc[0]
+    assert row["parameters"] == sum(value.numel() for value in trained.state.values()) and row["class"] == "robot"
+    assert f"{row['parameters']:,} parameters" in trained.explain() and "<table" in trained._repr_html_()
+    with pytest.raises(InputFault, match="no adapter"):
+        trained.save(place / "toy")
+    diverged = replace(trained, training=Trained(diverged="the loss is not finite"))
+    with pytest.raises(InputFault, match="the loss is not finite.*lower learning_rate"):
+        diverged.save(place / "diverged")
+    assert not (place / "diverged").exists() and len(list((place / "toy").iterdir())) == 3
 
 
 def test_adapter_folder_says_how_it_was_made(home):

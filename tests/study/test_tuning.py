@@ -336,6 +336,7 @@ def test_a_failed_tune_trial_holds_its_group_back_until_it_is_run_again(tmp_path
         and outcome.waiting == 4 == outcome.counts["missing"]
     )
     assert [(trial.id, reason) for trial, reason in outcome.failed] == [(broken.id, "as told")]
+    assert f"<p>failed: {broken.label()}: as told</p>" in outcome._repr_html_()
     assert set(study.results()["method"]) == {"adapter"}
     ended = call("run", str(tmp_path / "fake.yaml"))
     assert ended.returncode == 1 and "(4 of them wait for tuning)" in ended.stderr, ended.stderr

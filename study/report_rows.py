@@ -1,0 +1,73 @@
+"""The rows of a study as reports and recommendations analyse them: factors, blocks, and a name for every design."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from adapters.faults import InputFault
+from analysis.anova_fit import anova
+from analysis.declared import RESIDUAL
+from study.canonical import canonical_json
+from study.columns import SCORES
+from study.space import text
+from study.trial import design_words
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from analysis.anova_table import AnovaTable
+    from study.study import Study
+
+PAIR = ("input", "output")
+DESIGN = "design"
+"""The factor of a study whose designs are told apart only by all of their keys together."""
+
+
+def terms(study: Study) -> tuple[list[str], list[str], tuple[str, str] | None]:
+    """Return the factors, blocks and pair that a study's results are analysed by.
+
+    Factors are those that every design has and that vary. Where they do not tell all designs apart, because some have
+    factors of their own, the design as a whole is the one factor. Blocks are the tasks, and the seeds within each task,
+    where there are several; input and output, where both vary, are a pair.
+
+    Raises
+    ------
+    InputFault
+        If no factor varies.
+    """
+    designs = study.config.space.designs
+    factors = [name for name in study.factors if name == "backbone" or all(name in design for design in designs)]
+    if len({tuple(text(design.get(name)) for name in factors) for design in designs}) < len(designs):
+        factors = ["backbone", DESIGN] if "backbone" in factors else [DESIGN]
+    if not factors:
+        raise InputFault(f"no factor of {study.config.name} varies over all its designs; expected at least one")
+    blocks = ["task"] * (len(study.config.tasks) > 1) + ["task:seed"] * (len(study.config.seeds) > 1)
+    return factors, blocks, PAIR if set(PAIR) <= set(factors) else None
+
+
+def results(study: Study) -> pd.DataFrame:
+    """Return a study's results with the column `design`: the method, and the keys in which its designs differ."""
+    designs, frame = study.config.space.designs, study.results()
+    words = {}
+    for design in designs:
+        alike = [other for other in designs if other["method"] == design["method"]]
+        keys = {key for key in design if len({text(other.get(key)) for other in alike}) > 1}
+        words[canonical_json(design)] = design_words(design, keys)
+    return frame.assign(**{DESIGN: frame["design_json"].map(words)})
+
+
+def analyse(study: Study, error: str = RESIDUAL) -> AnovaTable:
+    """Return the analysis of variance of a study's primary score: for its own tasks, unless another error is asked for.
+
+    Raises
+    ------
+    InputFault
+        If there are too few rows, or no factor that varies.
+    """
+    factors, blocks, pair = terms(study)
+    return anova(results(study), study.config.primary, factors, blocks, error=error, pair=pair)
+
+
+def scores(study: Study, frame: pd.DataFrame) -> list[str]:
+    """Return the primary score and those that any of some rows has, in the order of the columns."""
+    return [name for name in SCORES if name == study.config.primary or frame[name].notna().any()]
