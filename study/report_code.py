@@ -55,7 +55,8 @@ def train(study: Study, address: str) -> Snippet:
     """Return code that writes the recommended recipe, trains it on other pictures and draws."""
     spec = study.config.tasks[0]
     if not isinstance(spec, SubjectSpec):  # `train` learns subjects
-        return Snippet("Write it as a recipe:", "shell", f"adapter-study recommend {named(study, address)} -o recipe.yaml\n")
+        written = f"adapter-study recommend {named(study, address)} -o recipe.yaml\n"
+        return Snippet("Write it as a recipe:", "shell", written)
     word, prompt = shlex.quote(spec.class_word), shlex.quote(spec.example)
     return Snippet(
         "Write it as a recipe, train it on pictures of your own in photos/mine, where --class says what they show:",
