@@ -14,7 +14,9 @@ from study.randomness import stream_seed
 NEIGHBOURS = 3
 """The k of precision and recall, as in the paper."""
 
-SUBSETS, LARGEST_SUBSET = 100, 1000
+SUBSETS = 100
+HALF = 2
+LARGEST_SUBSET = 1000
 
 
 class _Given(nn.Module):
@@ -76,7 +78,7 @@ def kid(real: Tensor, generated: Tensor) -> Kid:
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Metric `Kernel Inception Distance` will save")
-        size = min(LARGEST_SUBSET, min(len(real), len(generated)) // 2)
+        size = min(LARGEST_SUBSET, min(len(real), len(generated)) // HALF)
         metric = KernelInceptionDistance(_Given(real.shape[1]), SUBSETS, size)
     metric.update(real.double(), real=True)
     metric.update(generated.double(), real=False)

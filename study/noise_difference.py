@@ -21,6 +21,7 @@ from analysis.declared import AUTO
 from analysis.noise_difference import NoiseMaps, noise_maps
 from analysis.result import Result
 from study.backbones.names import content_hash
+from study.columns import higher_is_better
 from study.config import Protocol
 from study.noise_reading import reading
 from study.plan import address
@@ -282,7 +283,8 @@ def chosen(study: Study, trial: str | None, best: int | None) -> pd.DataFrame:
             )
         return found
     there = kept(study, rows)
-    there = there[there[primary].notna()].sort_values([primary, "id"], ascending=[False, True])
+    there = there[there[primary].notna()]
+    there = there.sort_values([primary, "id"], ascending=[not higher_is_better(primary), True])
     if there.empty:
         raise InputFault(f"no trial of {study.config.name} in {study.store.folder} has kept weights; {_keep(study)}")
     return there.head(best if best is not None else len(there))

@@ -135,6 +135,7 @@ def _python(study: Study, address: str) -> str:
     store = f", store={folder!r}" if folder != config.store else ""
     of = list(pair) if pair else factors[:1]
     model = f"factors={factors}, blocks={blocks}, error={RESIDUAL!r}"
+    lower = "" if higher_is_better(config.primary) else ", higher_is_better=False"
     rows = ["frame = study.results()"]
     if DESIGN in factors:
         rows = ["frame = results(study)  # with a column that names each design"]
@@ -147,6 +148,6 @@ def _python(study: Study, address: str) -> str:
         *rows,
         f"table = anova(frame, {config.primary!r}, {model}{f', pair={pair}' if pair else ''})",
         "print(table.explain())",
-        f"print(best(frame, {config.primary!r}, of={of}, {model}).explain())",
+        f"print(best(frame, {config.primary!r}, of={of}, {model}{lower}).explain())",
         "",
     ])  # fmt: skip

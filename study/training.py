@@ -135,7 +135,8 @@ def row_losses(denoiser: Denoiser, batch: Batch) -> Tensor:
     """Mean squared error of the prediction, for each row: (N,)."""
     noisy = denoiser.noised(batch.latents, batch.noise, batch.timesteps)
     wanted = denoiser.target(batch.latents, batch.noise, batch.timesteps)
-    predicted = denoiser.predict(noisy, batch.timesteps, batch.context, batch.condition).to(wanted.dtype)
+    condition = () if batch.condition is None else (batch.condition,)
+    predicted = denoiser.predict(noisy, batch.timesteps, batch.context, *condition).to(wanted.dtype)
     return (predicted - wanted).square().flatten(1).mean(1)
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from study.backbones.names import Source, content_hash
 from study.canonical import canonical_json
+from study.columns import higher_is_better
 from study.config import ProtocolBy, by_hand
 from study.space import REFERENCE, Design, text
 from study.trial import Trial
@@ -131,6 +132,7 @@ class Choice:
     backbone: str
     group: Group
     points: tuple[Point, ...]
+    higher_is_better: bool = True
 
     @property
     def waits(self) -> bool:
@@ -139,11 +141,12 @@ class Choice:
 
     @property
     def chosen(self) -> Point | None:
-        """The point with the highest mean, of equals the first; None while it waits, or if no point has a mean."""
+        """The point with the best mean, of equals the first; None while it waits, or if no point has a mean."""
         scored = [point for point in self.points if not math.isnan(point.mean)]
         if self.waits or not scored:
             return None
-        return max(scored, key=lambda point: point.mean)  # the first of equals
+        best = max if self.higher_is_better else min
+        return best(scored, key=lambda point: point.mean)  # the first of equals
 
 
 def groups(study: StudyConfig) -> list[Group]:
@@ -204,7 +207,12 @@ def choices(study: StudyConfig, rows: pd.DataFrame) -> list[Choice]:
         return Point(values, len(found), states.count("done"), states.count("diverged"), mean)
 
     return [
-        Choice(source.name, group, tuple(point(source, group, values) for values in group.points))
+        Choice(
+            source.name,
+            group,
+            tuple(point(source, group, values) for values in group.points),
+            higher_is_better(study.primary),
+        )
         for source in study.backbones
         for group in groups_on(study, source)
     ]

@@ -1,4 +1,4 @@
-"""Latents that workers and resumed runs share, kept on disk."""
+"""Latents and features that workers and resumed runs share, kept on disk."""
 
 import hashlib
 import json
@@ -14,12 +14,12 @@ from torch import Tensor
 
 
 def cached(folder: Path, name: str, key: list[Any], make: Callable[[], Tensor]) -> Tensor:
-    """Read latents from a file that is named by what they depend on; make and write them if it is not there.
+    """Read a tensor from a file that is named by what it depends on; make and write it if it is not there.
 
     Parameters
     ----------
-    name : what they are.
-    key : all that they depend on, as JSON values.
+    name : what it is.
+    key : all that it depends on, as JSON values.
     """
     file = folder / f"{name}-{hashlib.sha256(json.dumps(key).encode()).hexdigest()}.safetensors"
     if not file.is_file() or _read(file) is None:
@@ -30,7 +30,7 @@ def cached(folder: Path, name: str, key: list[Any], make: Callable[[], Tensor]) 
 
 
 def _read(file: Path) -> Tensor | None:
-    """Read cached latents; a file that is cut off or is something else counts as not there.
+    """Read a cached tensor; a file that is cut off or is something else counts as not there.
 
     Read whole, not mapped into memory: on a network file system a mapped file that is replaced is lost.
     """

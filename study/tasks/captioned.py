@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -81,32 +81,37 @@ class Drawn(Captioned):
 
     Attributes
     ----------
-    split : "train" or "test"; no scene is in both.
+    split : "train" or "real"; no scene is in both.
     """
 
     domain: str
     count: int
     seed: int
-    split: str
+    split: Literal["train", "real"]
 
     @cached_property
     def captions(self) -> tuple[str, ...]:  # type: ignore[override]
         """One a drawing."""
-        return tuple(self._drawn(self.count, 16)[1])
+        from study.world.domains import DOMAINS, domain_scenes
+
+        scenes = domain_scenes(self.domain, self.count, self.seed, self.split)
+        return tuple(DOMAINS[self.domain].caption(scene) for scene in scenes)
 
     def load(self, size: int, begin: int = 0, end: int | None = None) -> np.ndarray:
         """Give some of the drawings, drawn at that size; see `Captioned.load`."""
-        return self._drawn(self.count if end is None else min(end, self.count), size)[0][begin:]
+        from study.world.domains import domain_pictures
+
+        last = self.count if end is None else min(end, self.count)
+        drawn = domain_pictures(self.domain, last, self.seed, size, self.split)
+        return np.stack([picture.pixels for picture in drawn[begin:]])
 
     def hashes(self) -> list[Any]:
         """What was asked for, and the first drawings: were the world drawn differently, they would differ."""
-        pictures, captions = self._drawn(8, 64)
-        return [self.domain, self.count, self.seed, self.split, [array_hash(each) for each in pictures], captions]
-
-    def _drawn(self, count: int, size: int) -> tuple[np.ndarray, list[str]]:
         from study.world.domains import domain_pictures
 
-        return domain_pictures(self.domain, count, self.seed, size, self.split)
+        first = domain_pictures(self.domain, 2, self.seed, split=self.split)
+        drawn = [[array_hash(picture.pixels), picture.caption] for picture in first]
+        return [self.domain, self.count, self.seed, self.split, drawn]
 
 
 def read_folder(folder: Path, captions: str | None) -> Files:

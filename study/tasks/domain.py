@@ -1,6 +1,7 @@
 """The domain task: learn a whole set of captioned pictures (DiffFit, 2304.06648), and draw what is held out of it.
 
-The latents of the pictures are computed once and kept on disk, so that workers and resumed runs share them.
+The latents of the pictures, and the features of those held out, are computed once and kept on disk, so that workers and
+resumed runs share them.
 """
 
 import warnings
@@ -42,11 +43,13 @@ class DomainTask(Task[DomainSpec]):
     ----------
     latents : of the pictures that are trained on, (N, C, h, w).
     held : latents of the first held-out pictures.
+    cache_dir : where features are kept.
     real : features of all held-out pictures.
     """
 
     latents: Tensor
     held: Tensor
+    cache_dir: Path
     real: Features = field(default_factory=dict)
 
     def batches(self, seed: int, protocol: Protocol) -> Iterator[Batch]:
@@ -98,9 +101,14 @@ class DomainTask(Task[DomainSpec]):
         return Evaluation(totals, image_rows(wanted, single), list(pictures[:KEPT]), columns)
 
     def _real(self, scorer: Scorer) -> Tensor:
+        size = self.backbone.size
+
+        def encoded() -> Tensor:
+            return torch.cat([scorer.images(part) for part in _parts(self.spec.real, size)])
+
         if scorer.hash not in self.real:
-            parts = [scorer.images(part) for part in _parts(self.spec.real, self.backbone.size)]
-            self.real[scorer.hash] = torch.cat(parts)
+            key = [scorer.hash, self.key, size]
+            self.real[scorer.hash] = cached(self.cache_dir, "features", key, encoded)
         return self.real[scorer.hash]
 
 
@@ -119,7 +127,7 @@ def prepare(spec: DomainSpec, backbone: Backbone, protocol: Protocol, cache_dir:
 
     latents = cached(cache_dir, "domain", [own.hash, spec.content_hash(), own.size, str(own.dtype)], encoded)
     held = own.encode(spec.real.load(own.size, 0, HELD_OUT_PICTURES))
-    return DomainTask(spec, own, latents.to(own.device, own.dtype), held)
+    return DomainTask(spec, own, latents.to(own.device, own.dtype), held, cache_dir)
 
 
 def _parts(captioned: Captioned, size: int) -> Iterator[np.ndarray]:

@@ -37,7 +37,7 @@ LEAST = 8
 DISTRIBUTION = ("fid", "kid", "precision", "recall")
 """Scores of a set of pictures against another, not of single ones."""
 
-WORLD_PICTURES, WORLD_HELD_OUT = 256, 512
+WORLD_PICTURES, WORLD_HELD_OUT = 256, 256
 WORLD_SEED = 20261122
 KEYS = {"pictures", "captions", "held_out", "size"}
 
@@ -59,7 +59,7 @@ class DomainSpec(TaskSpec):
     kind: ClassVar[str] = "domain"
     primary: ClassVar[str] = "kid"
     scores: ClassVar[Mapping[str, str | None]] = {
-        **dict.fromkeys(DISTRIBUTION, "micro-dino"), "clip_t": "micro-clip"
+        **dict.fromkeys(DISTRIBUTION, "micro-clip"), "clip_t": "micro-clip"
     }  # fmt: skip
 
     domain: str | None = None
@@ -94,7 +94,7 @@ class DomainSpec(TaskSpec):
         if self.domain is not None:
             return (
                 Drawn(self.domain, WORLD_PICTURES, WORLD_SEED, "train"),
-                Drawn(self.domain, WORLD_HELD_OUT, WORLD_SEED, "test"),
+                Drawn(self.domain, WORLD_HELD_OUT, WORLD_SEED, "real"),
             )
         whole = read_folder(Path(self.folder or ""), self.captions)
         if isinstance(self.held_out, float):
