@@ -85,7 +85,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "norm_type": "ada_norm_zero",
     },
     # PixArt-α, 512 pixels (PixArt-alpha/PixArt-XL-2-512x512), and PixArt-Σ (PixArt-alpha/PixArt-Sigma-XL-2-512-MS): one
-    # configuration. 610,856,096 parameters, 1,152 × 8 of them of a last layer that also predicts a variance.
+    # configuration. 610,856,096 parameters, 18,448 of them for a variance that is predicted too.
     "pixart-alpha": PIXART,
     "pixart-sigma": PIXART,
 }
