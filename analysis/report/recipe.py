@@ -173,7 +173,7 @@ def _ahead(found: Recommendation, name: str) -> list[str]:
         between = "nothing measures how surely"
         if part["lower"] is not None:
             between = (
-                f"{percent(found.sets[0].level)} simultaneous interval of the lead {part['lower']:+.3f} to "
+                f"{percent(round(found.sets[0].level, 3))} simultaneous interval of the lead {part['lower']:+.3f} to "
                 f"{part['upper']:+.3f}, standard errors from {found.error}"
             )
         said.append(f"{what} is {side} the best other by {abs(part['estimate']):.3f} in {found.response} ({between}).")
@@ -183,6 +183,8 @@ def _ahead(found: Recommendation, name: str) -> list[str]:
 def _on_these_tasks(found: Recommendation, content: ReportContent) -> list[str]:
     if found.error == RESIDUAL:
         return []
+    if set(found.on_these_tasks) == set(found.may_be_best):
+        return ["On the tasks that were run the same designs may be the best."]
     here = [row["name"] for row in _rows(found, content) if row["design"] in found.on_these_tasks]
     more = f" and {len(here) - _SHOWN} more" if len(here) > _SHOWN else ""
-    return [f"On the tasks that were run these may be the best: {', '.join(here[:_SHOWN])}{more}."]
+    return [f"On the tasks that were run these may be the best: {'; '.join(here[:_SHOWN])}{more}."]

@@ -117,7 +117,8 @@ def _does_it_matter(table: AnovaTable, content: ReportContent, thing: str) -> st
             f"The {thing} makes a difference to {content.response}: {_tested(row)}; it accounts for an estimated "
             f"{row.omega_sq:.0%} of what is neither block nor other factor (partial ω²)."
         )
-    return f"No difference between them in {content.response} can be shown: {_tested(row)}."
+    things = "pairs of positions" if content.pair else f"levels of {thing}"
+    return f"No difference between the {things} in {content.response} can be shown: {_tested(row)}."
 
 
 def _leaders(content: ReportContent, designs: pd.DataFrame, overlap: bool) -> str:

@@ -157,7 +157,7 @@ def test_no_difference_is_not_sold_as_one():
     noise = content.frame.assign(clip_i=np.random.default_rng(1).normal(size=80))
     lead, more = answer(c := _content(frame=noise), find(c))
     text = " ".join([lead, *more])
-    assert "No difference between them in clip_i can be shown" in text
+    assert "No difference between the pairs of positions in clip_i can be shown" in text
     assert "the order among them is open" in text
 
 
