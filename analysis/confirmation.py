@@ -37,6 +37,7 @@ def confirm(
     seed: str = "seed",
     level: float = LEVEL,
     notes: Sequence[str] = (),
+    higher_is_better: bool = True,
 ) -> Confirmation:
     """Compare a design that was chosen before with others on tasks that nothing used.
 
@@ -47,7 +48,7 @@ def confirm(
     Parameters
     ----------
     frame : DataFrame
-        One row a trial, failed ones included (without a response). Larger responses are better.
+        One row a trial, failed ones included (without a response).
     of : str
         The column that names designs.
     chosen, reference : str
@@ -56,13 +57,15 @@ def confirm(
         Above 0, in the unit of the response; goes with ``reference``.
     earlier : DataFrame, optional
         Trials of the search that chose the design, with the same columns, on its own tasks; shown beside, never tested:
-        what was chosen for being high is too high there.
+        what was chosen for its mean has a mean too good there.
     task, seed : str
         Columns. Seeds are paired within tasks; without the column ``seed``, all rows of a task are averaged.
     level : float
         Of the two-sided intervals, each on its own, and of the one-sided bound.
     notes : sequence of str
         Sentences to add at the end.
+    higher_is_better : bool
+        Whether larger responses are better, else smaller.
 
     Returns
     -------
@@ -90,23 +93,25 @@ def confirm(
             raise InputFault(f"{name!r} is no level of {of}; there are {there}.")
     if not designs or reference == chosen:
         raise InputFault(f"{chosen} is to be compared with other designs; {of} has {there}, the reference {reference}.")
+    sign = 1 if higher_is_better else -1
     lost = trials["y"].isna()
     scale = float(trials["y"].abs().max())
     differences = _differences(trials, chosen, designs)
-    rows = _rows(trials, differences, level, scale)
+    rows = _rows(trials, differences, level, scale, sign)
     worst, worst_rows, noninferior_worst = None, None, None
     if lost.any():
-        worst = float(trials["y"].min())
+        worst = float(trials["y"].min() if higher_is_better else trials["y"].max())
         filled = trials.assign(y=trials["y"].fillna(worst))
         all_differences = _differences(filled, chosen, designs)
-        worst_rows = _rows(filled, all_differences, level, scale).assign(failed=rows["failed"])
-        noninferior_worst = _noninferior(all_differences, reference, margin, level, scale)
+        worst_rows = _rows(filled, all_differences, level, scale, sign).assign(failed=rows["failed"])
+        noninferior_worst = _noninferior(all_differences, reference, margin, level, scale, sign)
     return Confirmation(
         response=response, chosen=chosen, level=level, tasks=tuple(dict.fromkeys(trials["task"])), n=len(trials),
         n_failed=int(lost.sum()), mean=_mean(trials, chosen), rows=rows, worst=worst, worst_rows=worst_rows,
-        noninferior=_noninferior(differences, reference, margin, level, scale), noninferior_worst=noninferior_worst,
+        noninferior=_noninferior(differences, reference, margin, level, scale, sign),
+        noninferior_worst=noninferior_worst,
         differences=differences, earlier=_seen(earlier, response, of, task, seed, chosen, designs),
-        notes=tuple(notes),
+        notes=tuple(notes), higher_is_better=higher_is_better,
     )  # fmt: skip
 
 
@@ -195,12 +200,12 @@ def _mean(trials: pd.DataFrame, design: str) -> float:
     return float(own.groupby("task")["y"].mean(skipna=False).mean())
 
 
-def _rows(trials: pd.DataFrame, differences: pd.DataFrame, level: float, scale: float) -> pd.DataFrame:
+def _rows(trials: pd.DataFrame, differences: pd.DataFrame, level: float, scale: float, sign: int) -> pd.DataFrame:
     rows = []
     for other in differences.columns:
         values = differences[other].dropna().to_numpy()
         row: dict[str, Any] = {"against": other, "mean": _mean(trials, other), "tasks": len(values)}
-        row |= {"better": int((values > 0).sum()), **dict.fromkeys(("difference", "sd", "se", *_TESTED), np.nan)}
+        row |= {"better": int((sign * values > 0).sum()), **dict.fromkeys(("difference", "sd", "se", *_TESTED), np.nan)}
         if len(values):
             row["difference"] = float(values.mean())
         if len(values) > 1:
@@ -224,7 +229,7 @@ def _can_be_tested(values: np.ndarray, scale: float) -> bool:
 
 
 def _noninferior(
-    differences: pd.DataFrame, reference: str | None, margin: float | None, level: float, scale: float
+    differences: pd.DataFrame, reference: str | None, margin: float | None, level: float, scale: float, sign: int
 ) -> NonInferiority | None:
     if reference is None or margin is None:
         return None
@@ -232,9 +237,9 @@ def _noninferior(
     mean = float(values.mean()) if len(values) else None
     if not _can_be_tested(values, scale):
         return NonInferiority(reference, margin, mean, None, None, None, None)
-    test = ttest_1samp(values, -margin, alternative="greater")
+    test = ttest_1samp(sign * values, -margin, alternative="greater")
     bound = float(test.confidence_interval(level).low)
-    return NonInferiority(reference, margin, mean, bound, int(test.df), float(test.pvalue), bound > -margin)
+    return NonInferiority(reference, margin, mean, sign * bound, int(test.df), float(test.pvalue), bound > -margin)
 
 
 def _seen(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 FEWEST = 3
 """Tasks below which differences are described and nothing is tested."""
-SHRINKS = "chosen because it was high: expected to shrink"
+SHRINKS = "chosen because it was the best: expected to shrink"
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class NonInferiority:
     margin : float
         In the response's unit, decided before the confirmation was run.
     bound : float or None
-        Lower confidence bound of the difference, one-sided at the result's level; None if the tasks are too few.
+        Of the difference, on the side that is worse, one-sided at the result's level; None if the tasks are too few.
     p : float or None
         Of the hypothesis that the chosen design is worse by the margin or more.
     shown : bool or None
-        Whether the bound lies above −margin; None if nothing is tested.
+        Whether the bound is less than the margin on the worse side of 0; None if nothing is tested.
     """
 
     reference: str
@@ -108,6 +108,7 @@ class Confirmation(Result):
     differences: pd.DataFrame = field(compare=False)
     earlier: Earlier | None
     notes: tuple[str, ...]
+    higher_is_better: bool = True
 
     @property
     def tested(self) -> bool:
@@ -182,9 +183,13 @@ class Confirmation(Result):
 
         lines = {"equal": 0.0}
         if self.noninferior is not None:
-            lines["margin"] = -self.noninferior.margin
+            lines["margin"] = -self._sign * self.noninferior.margin
         shown = f"{self.response}: {self.chosen} less the other" + (f", {self.level:.0%}" if self.tested else "")
         return dot_plot(self.rows, "against", "difference", axis=shown, lines=lines)
+
+    @property
+    def _sign(self) -> int:
+        return 1 if self.higher_is_better else -1
 
     def _untested(self) -> str:
         if len(self.tasks) < FEWEST:
@@ -208,7 +213,7 @@ class Confirmation(Result):
         if row["against"] in self.unsure:
             verdict = "no verdict, since it depends on how failures count"
         elif row["p_adjusted"] < 1 - self.level:
-            verdict = f"{self.chosen} is {'better' if row['difference'] > 0 else 'worse'}"
+            verdict = f"{self.chosen} is {'better' if self._sign * row['difference'] > 0 else 'worse'}"
         return (
             f"{told}; {self.level:.0%} interval {row['lower']:+.4f} to {row['upper']:+.4f}, t({int(row['df'])}) = "
             f"{row['t']:.2f}, p {p_is(row['p_adjusted'])} (Holm): {verdict}."
@@ -218,8 +223,9 @@ class Confirmation(Result):
         if found.shown is None or found.bound is None:
             return f"Whether {self.chosen} is non-inferior to {found.reference} cannot be said: nothing is tested."
         told = (
-            f"the difference to {found.reference} is above {found.bound:+.4f} (one-sided {self.level:.0%} bound), the "
-            f"margin is −{found.margin:g} (p {p_is(found.p)})"
+            f"the difference to {found.reference} is {'above' if self.higher_is_better else 'below'} "
+            f"{found.bound:+.4f} (one-sided {self.level:.0%} bound), the margin is "
+            f"{'−' if self.higher_is_better else '+'}{found.margin:g} (p {p_is(found.p)})"
         )
         other = self.noninferior_worst
         if other is not None and other.shown != found.shown:

@@ -26,13 +26,13 @@ from analysis.result import Result
 from study.backbones.loading import Backbone
 from study.backbones.names import content_hash
 from study.config import Protocol
-from study.noise_difference import chosen, kept, record
+from study.noise_difference import chosen, kept, record, subjects
 from study.pack import Worker
 from study.plan import address
 from study.randomness import stream
 from study.sampling import at_once, sample, start_latents
 from study.study import Study
-from study.tasks.specs import TaskSpec
+from study.tasks.subject_spec import SubjectSpec
 from study.training import autocast
 
 if TYPE_CHECKING:
@@ -230,7 +230,7 @@ def attention_of(
         )
     worker = worker or Worker()
     sources = {content_hash(source): source for source in study.config.backbones}
-    specs = {spec.content_hash(): spec for spec in study.config.tasks}
+    specs = subjects(study)
     before: dict[str, tuple[Scenes, list[AttentionMap]]] = {}
     untuned: dict[str, Agreement] = {}
     drawn: dict[tuple[str, int], Drawn] = {}
@@ -263,7 +263,7 @@ def attention_of(
     return StudyAttention(study.config.name, tuple(found), untuned, drawn, notes)
 
 
-def scenes_of(spec: TaskSpec, size: int, count: int) -> Scenes:
+def scenes_of(spec: SubjectSpec, size: int, count: int) -> Scenes:
     """Make the scenes of a task: the subject drawn anew at places of its own, or the photographs that there are."""
     if spec.subject is None:
         given = spec.load_pictures(size)[:count]
@@ -281,7 +281,7 @@ def scenes_of(spec: TaskSpec, size: int, count: int) -> Scenes:
     return Scenes(np.stack([each.pixels for each in made]), prompts, [each.mask for each in made])
 
 
-def class_maps(backbone: Backbone, spec: TaskSpec, scenes: Scenes, precision: str = "float32") -> list[AttentionMap]:
+def class_maps(backbone: Backbone, spec: SubjectSpec, scenes: Scenes, precision: str = "float32") -> list[AttentionMap]:
     """Map the class word over noised scenes, a map a scene."""
     return [
         maps.word(spec.class_word, picture)
@@ -332,7 +332,7 @@ def noised_maps(
         yield maps
 
 
-def draw(backbone: Backbone, spec: TaskSpec, prompt: str, seed: int, protocol: Protocol, by: By = "word") -> Drawn:
+def draw(backbone: Backbone, spec: SubjectSpec, prompt: str, seed: int, protocol: Protocol, by: By = "word") -> Drawn:
     """Draw the first of a trial's pictures and map every word of its prompt on the way, or the class word by its parts.
 
     Parameters

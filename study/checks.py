@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from adapters.faults import InputFault
-from study.backbones.names import OWN, WORLD, Source, resolve, resolve_scorer
+from study.backbones.names import OWN, WORLD, Source, lacking, resolve, resolve_scorer
 from study.columns import ROW
 from study.config import (
     DEFAULTS,
@@ -26,7 +26,7 @@ from study.config import (
 )
 from study.confirm_checks import Confirm, ConfirmCheck
 from study.faults import Faults, Path_, near
-from study.space import ALL, Factor, Space, text
+from study.space import ALL, Factor, Space, lacked, text
 from study.strategies.factorial import Factorial
 from study.strategies.strategy import Strategy
 from study.strategies.subset import Subset
@@ -72,8 +72,9 @@ class Check(Faults):
         self._once([source.name for source in backbones], ("backbone",))
         tasks = self._each(given.get("tasks"), ("tasks",), self._task)
         self._once([task.name for task in tasks], ("tasks",))
+        self._judged(given, data, tasks)
         scores = self._scores(given)
-        space = self._space(given)
+        space = self._space(given, backbones)
         self._protocols(given, space)
         protocol_by = {
             factor: {text(level): changes for level, changes in levels.items()}
@@ -81,8 +82,7 @@ class Check(Faults):
         }
         tune = self._tune(given.get("tune"), tasks, space, protocol_by)
         confirm = self._confirm(given.get("confirm"), tasks, tune)
-        if "colour" in scores:
-            self._colour([*tasks, *(tune.tasks if tune else ()), *(confirm.tasks if confirm else ())])
+        self._unfit([*tasks, *(tune.tasks if tune else ()), *(confirm.tasks if confirm else ())], scores, given)
         if self.faults:
             self._raise()
         assert space is not None  # a space that could not be built is a fault
@@ -175,25 +175,31 @@ class Check(Faults):
             self._fault(("primary",), f"got {given['primary']!r}, expected one of the study's scores: {known}")
         return found
 
-    def _colour(self, tasks: Iterable[TaskSpec]) -> None:
-        """Check that the true colours of every task are known, and that some prompt asks for them."""
-        from study.world.colour_fidelity import keeps_colours
+    def _judged(self, given: dict[str, Any], data: Mapping[Any, Any], tasks: Sequence[TaskSpec]) -> None:
+        """Fill in the scores and the primary score, where they are left out, from the kinds of the tasks."""
+        if "scores" not in data and tasks:
+            given["scores"] = {
+                name: scorer for task in tasks for name, scorer in task.scores.items() if scorer is not None
+            }
+        if "primary" not in data and tasks:
+            given["primary"] = tasks[0].primary
 
+    def _unfit(self, tasks: Sequence[TaskSpec], scores: Mapping[str, Source], given: Mapping[str, Any]) -> None:
+        """Check that every score belongs to a task, the primary one to all of them, and what each task has to say."""
+        for name in scores if tasks else ():
+            if not any(name in task.scores for task in tasks):
+                kinds = ", ".join(dict.fromkeys(task.kind for task in tasks))
+                self._fault(("scores", name), f"is no score of tasks of the kind {kinds}; leave it out")
+        primary = given.get("primary")
         for task in tasks:
-            if task.subject is None:
-                self._fault(
-                    ("scores", "colour"),
-                    "colour needs the true colours, which only subjects of the built-in world have; "
-                    f"{task.name} is a folder of photographs: leave out the score, or the task",
-                )
-            elif not any(map(keeps_colours, task.prompts)):
-                self._fault(
-                    ("scores", "colour"),
-                    f"every prompt of {task.name} asks for another colour, texture or style than the subject's; "
-                    "leave out the score, or give a prompt that leaves the looks as they are",
-                )
+            if primary in scores and primary not in task.scores:
+                both = [name for name in scores if all(name in each.scores for each in tasks)]
+                known = f"{', '.join(both)}, which all tasks have" if both else "tasks of one kind: none has all tasks"
+                self._fault(("primary",), f"{primary} is no score of {task.name}; expected {known}")
+            for path, message in task.unfit(scores, given.get("protocol", Protocol())):
+                self._fault(path, message)
 
-    def _space(self, given: dict[str, Any]) -> Space | None:
+    def _space(self, given: dict[str, Any], backbones: Sequence[Source]) -> Space | None:
         """Build the space; None if a section it needs has faults of form."""
         before = len(self.faults)
         if not {"factors", "fixed", "nested", "forbid"} <= set(given):
@@ -239,7 +245,13 @@ class Check(Faults):
         if len(self.faults) > before and "method" not in known:
             return None
         forbid = tuple({name: tuple(levels) for name, levels in rule.items()} for rule in given["forbid"])
-        space = Space(tuple(factors), fixed, forbid, given.get("strategy", Factorial()))
+        lacks = [lacking(source) for source in backbones]
+        nowhere = {
+            position: "; ".join(dict.fromkeys(each[position] for each in lacks))
+            for position in (lacks[0] if lacks else ())
+            if all(position in each for each in lacks)
+        }
+        space = Space(tuple(factors), fixed, forbid, given.get("strategy", Factorial()), nowhere)
         if "strategy" not in given and not space.complete:
             return None
         try:
@@ -251,13 +263,20 @@ class Check(Faults):
             self._fault(self._place(fault.name, fault.level, given), fault.message)
         if not space.valid and len(self.faults) == before:
             every = "every cell" if space.complete else f"every one of {space.looked_at} cells drawn at random"
-            self._fault(("factors",), f"{every} is forbidden; nothing is left to run")
+            self._fault(("factors",), f"{every} is forbidden ({'; '.join(space.left_out)}); nothing is left to run")
         if found or not space.valid:
             return space
         refused = list(space.strategy.faults(space))
         for key, message in refused:
             self._fault(("strategy", key), message)
-        return None if refused else space
+        if refused:
+            return None
+        for index, (source, lack) in enumerate(zip(backbones, lacks, strict=True)):
+            reasons = dict.fromkeys(lacked(design, lack) for design in space.designs)
+            if None not in reasons:
+                told = f"nothing is left to run on {source.name}: {'; '.join(map(str, reasons))}; leave it out"
+                self._fault(self._item(("backbone",), index), told)
+        return space
 
     def _factor(
         self, name: str, levels: Any, above: Path_, when: tuple[str, tuple[Any, ...]] | None = None

@@ -1,7 +1,26 @@
 """The columns of a store's rows and their types: what the store writes, and what no factor may be called."""
 
-SCORES = ("clip_i", "dino_i", "clip_t", "colour", "diversity", "loss_heldout", "noise_difference")
-"""Scores of a trial; a row has every one of them, NaN where it was not computed."""
+HIGHER, LOWER = "higher", "lower"
+SCORES = {
+    "clip_i": HIGHER,
+    "dino_i": HIGHER,
+    "clip_t": HIGHER,
+    "colour": HIGHER,
+    "diversity": HIGHER,
+    "loss_heldout": LOWER,
+    "noise_difference": HIGHER,
+    "fid": LOWER,
+    "kid": LOWER,
+    "precision": HIGHER,
+    "recall": HIGHER,
+}
+"""Scores of a trial, and what is better; a row has every one of them, NaN where it was not computed."""
+
+
+def higher_is_better(score: str) -> bool:
+    """Say whether a score is the better the higher it is; a column that is no score is taken so."""
+    return SCORES.get(score, HIGHER) == HIGHER
+
 
 MEASURED = {
     "final_loss": "double",
@@ -11,6 +30,8 @@ MEASURED = {
     "width_resolved": "string",
     "budget_met": "bool",
     "start_change": "double",
+    "kid_sd": "double",
+    "fid_n": "int64",
     "pack_size": "int64",
     "pack_asked": "int64",
     "slot": "int64",

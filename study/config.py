@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from study import shipped
+from study.backbones.names import lacking
 from study.strategies.factorial import Factorial
 from study.yaml_lines import Lines, read_yaml
 
@@ -173,7 +174,7 @@ class ConfirmSection(BaseModel):
     learning_rates: dict[_Against, _Positive] = {}
 
 
-_Primary = Literal["clip_i", "clip_t", "dino_i", "colour"]
+_Primary = Literal["clip_i", "clip_t", "dino_i", "colour", "fid", "kid", "precision", "recall"]
 _Score = Literal[_Primary, "noise_difference"]
 _Scores = Annotated[dict[_Score, Any], Field(min_length=1)]
 SECTIONS: dict[str, Any] = {
@@ -206,10 +207,9 @@ DEFAULTS: dict[str, Any] = {
     "seeds": [0],
     "protocol": Protocol(),
     "protocol_by": {},
-    "scores": {"clip_i": "micro-clip", "clip_t": "micro-clip", "dino_i": "micro-dino"},
-    "primary": "clip_i",
     "keep": "none",
 }
+"""Of sections that may be left out; `scores` and `primary` are then those of the tasks."""
 
 
 ProtocolBy = dict[str, dict[str, dict[str, Any]]]
@@ -251,6 +251,24 @@ class StudyConfig:
     store: str
     tune: Tune | None = None
     confirm: Confirm | None = None
+
+    def designs_on(self, source: Source) -> list[dict[str, Any]]:
+        """Return the designs that are run on a backbone: those of the space whose positions it has."""
+        from study.space import lacked
+
+        lacks = lacking(source)
+        return [design for design in self.space.designs if lacked(design, lacks) is None]
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """How many cells were left out, by reason; where only some backbones lack a position, each of them counts."""
+        from study.space import lacked
+
+        found = Counter(self.space.left_out)
+        for source in self.backbones:
+            lacks = lacking(source)
+            found.update(reason for design in self.space.designs if (reason := lacked(design, lacks)))
+        return dict(found)
 
     def protocol_of(self, design: Mapping[str, Any], tuned: Mapping[str, Any] | None = None) -> Protocol:
         """Return the protocol of a design: the study's, changed by hand for its levels, then by what was tuned."""

@@ -20,6 +20,7 @@ from study import plan
 from study import recipe as recipes
 from study.backbones.names import content_hash
 from study.canonical import canonical_json, digest
+from study.columns import higher_is_better
 from study.config import Protocol
 from study.confirm_checks import FULL
 from study.confirm_entrants import DECLARED, Entrant, backbone_of, but_size, changed, designs_of, entrants_of
@@ -232,6 +233,7 @@ class Confirming:
             reference=reference,
             margin=self.section.margin if reference else None,
             earlier=earlier,
+            higher_is_better=higher_is_better(self.study.config.primary),
             notes=[*self._sizes(rows), *self._protocol_there(earlier), *self._other_looks(rows)],
         )
 

@@ -1,23 +1,24 @@
 """Score the trials of a pack: their pictures are drawn, decoded and encoded together, in large batches."""
 
 from collections.abc import Sequence
-from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import torch
 
 from study.backbones.loading import Backbone
+from study.conditioning import Conditioned
 from study.config import Protocol
 from study.sampling import at_once, sample
 from study.scoring import AnyScorer, encode
-from study.tasks.subject import Evaluation, SubjectTask
-from study.training import Batch, RowsOf, autocast, joined, row_losses
+from study.tasks.task import Evaluation, Task
+from study.training import RowsOf, autocast, joined, row_losses
 
 
 def evaluate(
-    backbone: Backbone,
+    backbone: Backbone | Conditioned,
     slots: Sequence[int],
-    tasks: Sequence[SubjectTask],
+    tasks: Sequence[Task[Any]],
     seeds: Sequence[int],
     protocol: Protocol,
     scorers: dict[str, AnyScorer],
@@ -27,11 +28,14 @@ def evaluate(
 
     Parameters
     ----------
-    slots : the slots to score; `tasks` and `seeds` are theirs.
+    slots : the slots to score; `tasks` and `seeds` are theirs. Tasks have conditions all or none.
+    scorers : a task takes those of the scores that its kind knows.
     protocol : of all of them, learning rates aside.
     rows : as `study.training.RowsOf` says; the insertion's.
     """
+    scorers_of = [{name: scorer for name, scorer in scorers.items() if name in task.spec.scores} for task in tasks]
     wanted = [task.wanted(seed, protocol) for task, seed in zip(tasks, seeds, strict=True)]
+    conditions = [each.condition for each in wanted if each.condition is not None]
     latents = sample(
         backbone,
         backbone.embed([prompt for each in wanted for prompt in each.prompts]),
@@ -42,31 +46,30 @@ def evaluate(
         protocol.precision,
         [slot for slot, each in zip(slots, wanted, strict=True) for _ in each.prompts],
         rows,
+        torch.cat(conditions) if conditions else None,
     )
     pictures = backbone.decode(latents)
-    features = encode(pictures, scorers.values())
+    features = encode(pictures, [scorer for own in scorers_of for scorer in own.values()])
     held_out = _held_out_losses(backbone, slots, tasks, protocol.precision, rows)
     ends = np.cumsum([len(each.prompts) for each in wanted])
     found = []
-    for task, each, loss, end in zip(tasks, wanted, held_out, ends, strict=True):
+    for task, own_scorers, each, loss, end in zip(tasks, scorers_of, wanted, held_out, ends, strict=True):
         own = slice(end - len(each.prompts), end)
         theirs = {hash: values[own] for hash, values in features.items()}
-        found.append(task.judge(each, pictures[own], theirs, scorers, loss))
+        found.append(task.judge(each, pictures[own], theirs, own_scorers, loss))
     return found
 
 
 @torch.no_grad()
 def _held_out_losses(
-    backbone: Backbone, slots: Sequence[int], tasks: Sequence[SubjectTask], precision: str, rows: RowsOf
+    backbone: Backbone | Conditioned, slots: Sequence[int], tasks: Sequence[Task[Any]], precision: str, rows: RowsOf
 ) -> list[float]:
     parts = [task.held_out() for task in tasks]
     whose = torch.tensor([slot for slot, part in zip(slots, parts, strict=True) for _ in part.weight])
     size = at_once(backbone)
-    whole = joined(parts)
-    split = [getattr(whole, each.name).split(size) for each in fields(Batch)]
     losses = []
-    for own, *columns in zip(whose.split(size), *split, strict=True):
+    for own, batch in zip(whose.split(size), joined(parts).split(size), strict=True):
         with rows(own.tolist()), autocast(backbone.device, precision):
-            losses.append(row_losses(backbone, Batch(*columns)))
+            losses.append(row_losses(backbone, batch))
     every = torch.cat(losses).double().split([len(part.weight) for part in parts])
     return [float(own.mean()) for own in every]

@@ -21,11 +21,14 @@ from analysis.declared import AUTO
 from analysis.noise_difference import NoiseMaps, noise_maps
 from analysis.result import Result
 from study.backbones.names import content_hash
+from study.columns import higher_is_better
 from study.config import Protocol
 from study.noise_reading import reading
 from study.plan import address
 from study.sampling import at_once, start_latents
 from study.space import REFERENCE
+from study.tasks.subject import SubjectTask
+from study.tasks.subject_spec import SubjectSpec
 from study.training import RowsOf, autocast, unpacked
 
 if TYPE_CHECKING:
@@ -36,7 +39,6 @@ if TYPE_CHECKING:
     from study.backbones.loading import Backbone
     from study.pack import Worker
     from study.study import Study
-    from study.tasks.subject import SubjectTask
 
 PICTURES = 8
 """Class pictures that the score is taken over, or as many as the protocol has of them if these are fewer."""
@@ -199,6 +201,20 @@ def subject_maps(
     return noise_maps(on, latents, noise, middles, subject, plain, at_once(backbone))
 
 
+def subjects(study: Study) -> dict[str, SubjectSpec]:
+    """Return a study's tasks by their content hash.
+
+    Raises
+    ------
+    InputFault
+        A task that is of another kind: it has no word of its own.
+    """
+    tasks = study.config.tasks
+    if other := next((task for task in tasks if not isinstance(task, SubjectSpec)), None):
+        raise InputFault(f"{other.name} is a {other.kind} task: expected a study of subjects, which have a word each")
+    return {task.content_hash(): task for task in tasks if isinstance(task, SubjectSpec)}
+
+
 def kept(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of a study whose trained weights are in the store; an untuned backbone has none to keep."""
     return rows[rows["id"].map(lambda id: study.store.adapter(id).is_dir()).astype(bool)]
@@ -218,12 +234,13 @@ def of_kept(study: Study, rows: pd.DataFrame, worker: Worker, pictures: int = PI
         A trial whose weights were not kept, or are damaged.
     """
     sources = {content_hash(source): source for source in study.config.backbones}
-    specs = {spec.content_hash(): spec for spec in study.config.tasks}
+    specs = subjects(study)
     for row in rows.to_dict("records"):
         protocol = Protocol(**json.loads(row["protocol_json"]))
         backbone = worker.backbone(address(sources[row["backbone_hash"]]), protocol.precision)
         wanted = with_class_pictures(protocol)
         task = worker.task(specs[row["task_hash"]], backbone, wanted, str(study.store.folder))
+        assert isinstance(task, SubjectTask)
         if json.loads(row["design_json"]) == REFERENCE:
             yield subject_maps(task, task.prior, protocol.precision, pictures=pictures)
             continue
@@ -266,7 +283,8 @@ def chosen(study: Study, trial: str | None, best: int | None) -> pd.DataFrame:
             )
         return found
     there = kept(study, rows)
-    there = there[there[primary].notna()].sort_values([primary, "id"], ascending=[False, True])
+    there = there[there[primary].notna()]
+    there = there.sort_values([primary, "id"], ascending=[not higher_is_better(primary), True])
     if there.empty:
         raise InputFault(f"no trial of {study.config.name} in {study.store.folder} has kept weights; {_keep(study)}")
     return there.head(best if best is not None else len(there))

@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import adapters
 from adapters.designs import method_of
 from adapters.faults import InputFault
 from study.backbones.loading import Backbone, load
 from study.backbones.names import OWN, WORLD
+from study.conditioning import Conditioned
 from study.config import Protocol
 from study.evaluation import evaluate
 from study.packing import Packing, free, is_out_of_memory, peak_bytes, reset_peak
@@ -33,7 +34,8 @@ from study.provenance import provenance
 from study.randomness import stream
 from study.scoring import AnyScorer, PredictedNoise, TrueColours, load_scorer
 from study.tasks.specs import TaskSpec
-from study.tasks.subject import SubjectTask, prepare
+from study.tasks.subject import SubjectTask
+from study.tasks.task import Task, prepare
 from study.training import PRECISIONS, Batch, RowsOf, Slot, Trained, autocast, joined, row_losses, train, unpacked
 from study.trial import Pack, Progress, Sink, Trial, TrialResult
 
@@ -54,7 +56,7 @@ class Worker:
             _reproducible()
         self.packing = Packing(self.device)
         self._backbones: dict[tuple[str, torch.dtype], Backbone] = {}
-        self._tasks: dict[str, SubjectTask] = {}
+        self._tasks: dict[str, Task[Any]] = {}
         self._scorers: dict[str, AnyScorer | PredictedNoise] = {}
 
     def backbone(self, name: str | dict[str, Any], precision: str) -> Backbone:
@@ -71,7 +73,7 @@ class Worker:
             self._scorers[key] = _load_scorer(name, self.device)
         return self._scorers[key]
 
-    def task(self, spec: TaskSpec, backbone: Backbone, protocol: Protocol, store: str) -> SubjectTask:
+    def task(self, spec: TaskSpec, backbone: Backbone, protocol: Protocol, store: str) -> Task[Any]:
         """Give a task prepared for a backbone; the denoiser must be without adapters."""
         prior = [protocol.prior_weight > 0, protocol.prior_batch > 0, protocol.prior_pictures]
         sampling = [protocol.sampler, protocol.sampling_steps, protocol.guidance, protocol.precision]
@@ -101,10 +103,13 @@ class _Ready:
     """A trial whose inputs are loaded and whose design fits the backbone."""
 
     trial: Trial
-    backbone: Backbone
-    task: SubjectTask
+    task: Task[Any]
     size: dict[str, Any]
     class_latents: Tensor | None = None
+
+    @property
+    def backbone(self) -> Backbone:
+        return self.task.backbone
 
     def batches(self) -> Iterator[Batch]:
         return self.task.batches(self.trial.seed, self.trial.protocol)
@@ -165,11 +170,12 @@ def _prepare(trial: Trial, pack: Pack, worker: Worker) -> _Ready:
     wanted = [worker.scorer(scorer) for scorer in pack.scores.values()]
     task = worker.task(spec, backbone, trial.protocol, pack.store)
     class_latents = None
-    if any(isinstance(scorer, PredictedNoise) for scorer in wanted):
+    if isinstance(task, SubjectTask) and any(isinstance(scorer, PredictedNoise) for scorer in wanted):
         from study.noise_difference import with_class_pictures
 
-        class_latents = worker.task(spec, backbone, with_class_pictures(trial.protocol), pack.store).prior
-    return _Ready(trial, backbone, task, _size(backbone, trial), class_latents)
+        drawn = worker.task(spec, backbone, with_class_pictures(trial.protocol), pack.store)
+        class_latents = drawn.prior if isinstance(drawn, SubjectTask) else None
+    return _Ready(trial, task, _size(backbone, trial), class_latents)
 
 
 def _failed(trial: Trial, error: Exception, worker: Worker) -> TrialResult:
@@ -189,14 +195,16 @@ def _after(error: Exception, part: Sequence[_Ready], pack: Pack, worker: Worker)
 
 
 def _kind(ready: _Ready, pack: Pack, worker: Worker) -> str:
-    """Say what trials must have in common to be trained together: backbone, protocol, learning rate aside.
+    """Say what trials must have in common to be trained together: backbone, protocol (learning rate aside), the kind of
+    task and the size of its pictures.
 
     On a CPU the method too, unless a number of trials was asked for. There large batches gain little, and edits that
     are not alike, each on some of the rows, lose more than that (docs/performance.md).
     """
     protocol = ready.trial.protocol.model_dump(mode="json", exclude={"learning_rate"})
     method = ready.trial.design["method"] if pack.together is None and worker.device.type == "cpu" else ""
-    return json.dumps([pack.backbone, protocol, method], sort_keys=True)
+    task = [ready.task.spec.kind, ready.backbone.size]
+    return json.dumps([pack.backbone, protocol, method, task], sort_keys=True)
 
 
 def _together(ready: Sequence[_Ready], pack: Pack, worker: Worker) -> list[list[_Ready]]:
@@ -218,8 +226,22 @@ def _together(ready: Sequence[_Ready], pack: Pack, worker: Worker) -> list[list[
     return sorted(parts, key=lambda part: ready.index(part[0]))
 
 
+@dataclass(frozen=True)
+class _Mounted:
+    """What is trained of a pack while it is on the denoiser."""
+
+    insertion: adapters.Insertion
+    backbone: Backbone | Conditioned
+    rows: RowsOf
+    encoders: list[nn.Module | None]
+
+    def parameters(self, slot: int) -> list[nn.Parameter]:
+        encoder = self.encoders[slot]
+        return [*self.insertion.parameters(slot), *(encoder.parameters() if encoder is not None else ())]
+
+
 @contextlib.contextmanager
-def _inserted(part: Sequence[_Ready]) -> Iterator[adapters.Insertion]:
+def _mounted(part: Sequence[_Ready]) -> Iterator[_Mounted]:
     backbone = part[0].backbone
     insertion = adapters.insert(
         backbone.denoiser,
@@ -230,22 +252,30 @@ def _inserted(part: Sequence[_Ready]) -> Iterator[adapters.Insertion]:
     with contextlib.ExitStack() as undo:
         undo.callback(insertion.remove)
         undo.enter_context(backbone.tuned_text(insertion.tunes_text))
-        yield insertion
+        encoders = [
+            each.task.trainables(each.trial.seed) if insertion.parameters(slot) else None
+            for slot, each in enumerate(part)
+        ]
+        if any(encoder is not None for encoder in encoders):
+            conditioned = Conditioned(backbone, encoders, insertion.rows)
+            yield _Mounted(insertion, conditioned, conditioned.rows, encoders)
+        else:
+            yield _Mounted(insertion, backbone, insertion.rows, encoders)
 
 
 @contextlib.contextmanager
 def _steps(alike: Sequence[_Ready], count: int) -> Iterator[Callable[[], None]]:
     """Give a training step of the first trials, without an update, to time it and see its memory."""
     part = alike[:count]
-    with _inserted(part) as insertion:
+    with _mounted(part) as mounted:
         batches = [next(each.batches()) for each in part]
         owners = [slot for slot, own in enumerate(batches) for _ in own.weight]
         batch = joined(batches)
-        parameters = [parameter for slot in range(len(part)) for parameter in insertion.parameters(slot)]
+        parameters = [parameter for slot in range(len(part)) for parameter in mounted.parameters(slot)]
 
         def step() -> None:
-            with insertion.rows(owners), autocast(part[0].backbone.device, part[0].trial.protocol.precision):
-                loss = row_losses(part[0].backbone, batch).mul(batch.weight).sum()
+            with mounted.rows(owners), autocast(part[0].backbone.device, part[0].trial.protocol.precision):
+                loss = row_losses(mounted.backbone, batch).mul(batch.weight).sum()
             for parameter in parameters:
                 parameter.grad = None
             if loss.requires_grad:
@@ -259,18 +289,19 @@ def _run(part: Sequence[_Ready], pack: Pack, worker: Worker, progress: Progress 
     scorers = {name: worker.scorer(scorer) for name, scorer in pack.scores.items()}
     hashes = json.dumps({name: scorer.hash for name, scorer in scorers.items()}, sort_keys=True)
     results = [TrialResult(each.trial, "done") for each in part]
-    untuned = _first_predictions(part, unpacked)
-    with _inserted(part) as insertion:
-        started = _first_predictions(part, insertion.rows)
+    untuned = _first_predictions(part, unpacked, backbone)
+    with _mounted(part) as mounted:
+        insertion = mounted.insertion
+        started = _first_predictions(part, mounted.rows, mounted.backbone)
         for each, result, before, after in zip(part, results, untuned, started, strict=True):
             change = float((after - before).abs().max() / before.abs().max())
             result.columns = {**each.size, "scorer_hashes_json": hashes, "start_change": change}
         trained = train(
-            backbone,
-            [_slot(each, slot, insertion) for slot, each in enumerate(part)],
+            mounted.backbone,
+            [_slot(each, slot, mounted) for slot, each in enumerate(part)],
             protocol.steps,
             protocol.precision,
-            insertion.rows,
+            mounted.rows,
             None if progress is None else lambda step: _tell(progress, part, step),
         )
         for result, ended in zip(results, trained, strict=True):
@@ -280,7 +311,7 @@ def _run(part: Sequence[_Ready], pack: Pack, worker: Worker, progress: Progress 
             start = time.perf_counter()
             tasks, seeds = [part[slot].task for slot in done], [part[slot].trial.seed for slot in done]
             judges = {name: scorer for name, scorer in scorers.items() if not isinstance(scorer, PredictedNoise)}
-            evaluations = evaluate(backbone, done, tasks, seeds, protocol, judges, insertion.rows)
+            evaluations = evaluate(mounted.backbone, done, tasks, seeds, protocol, judges, mounted.rows)
             for slot, evaluation in zip(done, evaluations, strict=True):
                 evaluation.scores |= _noise_difference(part[slot], slot, insertion)
             seconds = (time.perf_counter() - start) / len(done)
@@ -288,6 +319,7 @@ def _run(part: Sequence[_Ready], pack: Pack, worker: Worker, progress: Progress 
                 result = results[slot]
                 result.scores, result.images = evaluation.scores, evaluation.images
                 result.pictures = evaluation.pictures
+                result.columns |= evaluation.columns
                 result.columns["eval_seconds"] = seconds
                 if pack.keep != "none":
                     result.adapter = insertion.state(slot) or None
@@ -296,7 +328,7 @@ def _run(part: Sequence[_Ready], pack: Pack, worker: Worker, progress: Progress 
 
 def _noise_difference(ready: _Ready, slot: int, insertion: adapters.Insertion) -> dict[str, float]:
     """Score how much the subject's word changes what a slot predicts of class pictures, if that is asked for."""
-    if ready.class_latents is None:
+    if ready.class_latents is None or not isinstance(ready.task, SubjectTask):
         return {}
     from study.noise_difference import subject_maps
 
@@ -304,9 +336,9 @@ def _noise_difference(ready: _Ready, slot: int, insertion: adapters.Insertion) -
     return {"noise_difference": maps.size}
 
 
-def _slot(ready: _Ready, slot: int, insertion: adapters.Insertion) -> Slot:
+def _slot(ready: _Ready, slot: int, mounted: _Mounted) -> Slot:
     rate = ready.trial.protocol.learning_rate
-    return Slot(insertion.parameters(slot), ready.batches(), rate, lambda: insertion.penalty(slot))
+    return Slot(mounted.parameters(slot), ready.batches(), rate, lambda: mounted.insertion.penalty(slot))
 
 
 def _tell(progress: Progress, part: Sequence[_Ready], step: int) -> None:
@@ -315,16 +347,16 @@ def _tell(progress: Progress, part: Sequence[_Ready], step: int) -> None:
 
 
 @torch.no_grad()
-def _first_predictions(part: Sequence[_Ready], rows: RowsOf) -> list[Tensor]:
+def _first_predictions(part: Sequence[_Ready], rows: RowsOf, backbone: Backbone | Conditioned) -> list[Tensor]:
     """Predict on each trial's first batch, in float32: what a method that starts at identity leaves as it is."""
-    backbone = part[0].backbone
     batches = [next(each.batches()) for each in part]
     batch = joined(batches)
     counts = [len(own.weight) for own in batches]
     noisy = backbone.noised(batch.latents, batch.noise, batch.timesteps)
     owners = [slot for slot, count in enumerate(counts) for _ in range(count)]
     with rows(owners), autocast(backbone.device, part[0].trial.protocol.precision):
-        return list(backbone.predict(noisy, batch.timesteps, batch.context).float().split(counts))
+        predicted = backbone.predict(noisy, batch.timesteps, batch.context, batch.condition)
+        return list(predicted.float().split(counts))
 
 
 def _record(result: TrialResult, trained: Trained) -> None:

@@ -14,7 +14,7 @@ from adapters.faults import InputFault
 from analysis.declared import AUTO
 from study.atomic import write_file
 from study.canonical import digest
-from study.columns import SCORES
+from study.columns import SCORES, higher_is_better
 from study.plan import address
 from study.report_rows import results, terms
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from analysis.recommended import Recommendation
     from study.study import Study
 
-OTHERS = ("clip_t", "dino_i", "clip_i", "colour", "diversity")
+OTHERS = ("clip_t", "kid", "fid", "dino_i", "clip_i", "colour", "precision", "recall", "diversity")
 """Scores in the order in which they decide between designs that the primary one does not tell apart.
 
-The prompt comes first, since fidelity to the subject is easily had at its cost; higher is better in all of them. The
-held-out loss is no score of pictures and decides nothing.
+The prompt comes first, since fidelity to the subject is easily had at its cost. The held-out loss is no score of
+pictures and decides nothing.
 """
 
 OUTCOMES = ("done", "diverged", "out_of_memory")
@@ -53,10 +53,11 @@ def recommend(study: Study, error: str = AUTO) -> Recommendation:
     frame, told = _trials(study)
     factors, blocks, pair = terms(study)
     primary = study.config.primary
-    others = {name: "higher" for name in OTHERS if name != primary and frame[name].notna().any()}
+    others = {name: SCORES[name] for name in OTHERS if name != primary and frame[name].notna().any()}
     found = choose(
-        frame, primary, factors, blocks, pair, error, scores=others, parameters="parameters", costs=["ratio", "seconds"]
-    )
+        frame, primary, factors, blocks, pair, error, higher_is_better=higher_is_better(primary), scores=others,
+        parameters="parameters", costs=["ratio", "seconds"],
+    )  # fmt: skip
     return replace(found, not_tested=(*found.not_tested, *_not_tested(study, frame, found), *told))
 
 

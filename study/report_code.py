@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.declared import RESIDUAL
 from analysis.report.content import Snippet
+from study.columns import higher_is_better
 from study.report_rows import DESIGN, terms
+from study.tasks.subject_spec import SubjectSpec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,7 +54,10 @@ def reuse(study: Study, frame: pd.DataFrame, address: str) -> list[Snippet]:
 def train(study: Study, address: str) -> Snippet:
     """Return code that writes the recommended recipe, trains it on other pictures and draws."""
     spec = study.config.tasks[0]
-    word, prompt = shlex.quote(spec.class_word), shlex.quote(f"{spec.instance_prompt} on grass")
+    if not isinstance(spec, SubjectSpec):  # `train` learns subjects
+        written = f"adapter-study recommend {named(study, address)} -o recipe.yaml\n"
+        return Snippet("Write it as a recipe:", "shell", written)
+    word, prompt = shlex.quote(spec.class_word), shlex.quote(spec.example)
     return Snippet(
         "Write it as a recipe, train it on pictures of your own in photos/mine, where --class says what they show:",
         "shell",
@@ -94,10 +99,10 @@ def _kept(study: Study, frame: pd.DataFrame) -> list[Snippet]:
     kept = frame[frame["id"].map(lambda id: study.store.adapter(id).is_dir()).astype(bool) & frame[primary].notna()]
     if kept.empty:
         return []
-    best = kept.sort_values(primary, ascending=False).iloc[0]
+    best = kept.sort_values(primary, ascending=not higher_is_better(primary)).iloc[0]
     own = next((task for task in config.tasks if task.name == best["task"]), config.tasks[0])
     folder = shlex.quote(str(study.store.adapter(best["id"])))
-    prompt = shlex.quote(f"{own.instance_prompt} on grass")
+    prompt = shlex.quote(own.example)
     return [
         Snippet(
             f"Pictures of {own.name} by the adapter of this study that scored best on it:",
@@ -130,6 +135,7 @@ def _python(study: Study, address: str) -> str:
     store = f", store={folder!r}" if folder != config.store else ""
     of = list(pair) if pair else factors[:1]
     model = f"factors={factors}, blocks={blocks}, error={RESIDUAL!r}"
+    lower = "" if higher_is_better(config.primary) else ", higher_is_better=False"
     rows = ["frame = study.results()"]
     if DESIGN in factors:
         rows = ["frame = results(study)  # with a column that names each design"]
@@ -142,6 +148,6 @@ def _python(study: Study, address: str) -> str:
         *rows,
         f"table = anova(frame, {config.primary!r}, {model}{f', pair={pair}' if pair else ''})",
         "print(table.explain())",
-        f"print(best(frame, {config.primary!r}, of={of}, {model}).explain())",
+        f"print(best(frame, {config.primary!r}, of={of}, {model}{lower}).explain())",
         "",
     ])  # fmt: skip

@@ -13,6 +13,7 @@ from adapters.faults import InputFault
 from analysis.declared import RESIDUAL
 from analysis.noise_reading import SCORE
 from analysis.report.content import Maps
+from study.columns import higher_is_better
 from study.noise_reading import reading
 
 if TYPE_CHECKING:
@@ -99,7 +100,8 @@ def best_kept(study: Study, frame: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of the best trial with kept weights of each of the first tasks that have one."""
     primary = study.config.primary
     there = frame["id"].map(lambda id: study.store.adapter(id).is_dir()).astype(bool) & frame[primary].notna()
-    best = frame[there].sort_values([primary, "id"], ascending=[False, True]).drop_duplicates("task")
+    ranked = frame[there].sort_values([primary, "id"], ascending=[not higher_is_better(primary), True])
+    best = ranked.drop_duplicates("task")
     order = {task.name: place for place, task in enumerate(study.config.tasks)}
     return best.sort_values("task", key=lambda names: names.map(order)).head(TASKS)
 

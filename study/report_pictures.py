@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from study.columns import higher_is_better
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -31,7 +33,7 @@ def galleries(study: Study, frame: pd.DataFrame, untuned: pd.DataFrame, factors:
         if there.empty:
             continue
         seed = there["seed"].value_counts(sort=False).sort_index().idxmax()
-        ranked = there[there["seed"] == seed].sort_values(primary, ascending=False)
+        ranked = there[there["seed"] == seed].sort_values(primary, ascending=not higher_is_better(primary))
         ranked = ranked.drop_duplicates(factors)
         chosen = ranked.iloc[_spread(len(ranked))]
         rows = [
@@ -44,7 +46,7 @@ def galleries(study: Study, frame: pd.DataFrame, untuned: pd.DataFrame, factors:
             rows.append(PictureRow("untuned backbone", float(row[primary]), _pictures(study, images, row["id"])))
         rows = [row for row in rows if len(row.pictures)]
         if rows:
-            real = task.load_pictures(rows[0].pictures[0].shape[0])
+            real = task.load_pictures(rows[0].pictures[0].shape[0], PICTURES)
             galleries.append(Gallery(task.name, list(real), rows))
     return galleries
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from adapters.faults import InputFault
 from study.backbones.loading import Backbone
+from study.conditioning import Conditioned
 from study.randomness import stream_seed
 from study.training import RowsOf, autocast, unpacked
 
@@ -22,7 +23,7 @@ VALUES = 2**19
 """Latent values that go through the denoiser at once, guidance rows included: 256 rows of 16x16x4, 32 of 64x64x4."""
 
 
-def scheduler_for(backbone: Backbone, sampler: str) -> Any:
+def scheduler_for(backbone: Backbone | Conditioned, sampler: str) -> Any:
     """Build the diffusers scheduler of a sampler from the backbone's own noise schedule.
 
     Raises
@@ -49,14 +50,14 @@ def start_latents(backbone: Backbone, seed: int, task: str, purpose: str, count:
     return torch.stack(drawn).to(backbone.device, backbone.dtype), seeds
 
 
-def at_once(backbone: Backbone) -> int:
+def at_once(backbone: Backbone | Conditioned) -> int:
     """Say how many rows go through the denoiser at once where no gradients are needed."""
     return max(1, VALUES // math.prod(backbone.latent_shape))
 
 
 @torch.no_grad()
 def sample(
-    backbone: Backbone,
+    backbone: Backbone | Conditioned,
     context: Tensor,
     latents: Tensor,
     sampler: str = "dpmsolver++",
@@ -65,6 +66,7 @@ def sample(
     precision: str = "float32",
     slots: Sequence[int] = (),
     rows: RowsOf = unpacked,
+    condition: Tensor | None = None,
 ) -> Tensor:
     """Denoise start latents under their prompts.
 
@@ -75,6 +77,7 @@ def sample(
     guidance : scale of classifier-free guidance towards the prompt and away from the empty one; 1 or less is none.
     slots : the slot of every picture, in a pack of several.
     rows : as `study.training.RowsOf` says; an insertion's.
+    condition : (N, …) what every picture is to follow besides its prompt; it is guided by with and without the prompt.
 
     Returns
     -------
@@ -85,17 +88,20 @@ def sample(
     size = max(1, at_once(backbone) // (2 if guided else 1))
     finished = []
     whose = torch.tensor(slots or [0] * len(latents))
-    for part, prompts, own in zip(latents.split(size), context.split(size), whose.split(size), strict=True):
+    parts = latents.split(size)
+    followed = [None] * len(parts) if condition is None else condition.split(size)
+    for part, prompts, own, follow in zip(parts, context.split(size), whose.split(size), followed, strict=True):
         scheduler = scheduler_for(backbone, sampler)
         scheduler.set_timesteps(steps, device=backbone.device)
         conditions = torch.cat([empty.expand_as(prompts), prompts]) if guided else prompts
         owners = [*own.tolist(), *own.tolist()] if guided else own.tolist()
+        extra = torch.cat([follow, follow]) if guided and follow is not None else follow
         current = part * scheduler.init_noise_sigma
         for timestep in scheduler.timesteps:
             doubled = torch.cat([current, current]) if guided else current
             doubled = scheduler.scale_model_input(doubled, timestep)
             with rows(owners), autocast(backbone.device, precision):
-                predicted = backbone.predict(doubled, timestep, conditions)
+                predicted = backbone.predict(doubled, timestep, conditions, extra)
             predicted = predicted.to(current.dtype)
             if guided:
                 without, towards = predicted.chunk(2)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from adapters.faults import InputFault
 from study.atomic import TEMPORARY, write_file, write_folder
 from study.canonical import canonical_json
-from study.columns import IMAGE, MEASURED, ROW, SCORES
+from study.columns import IMAGE, MEASURED, ROW, SCORES, higher_is_better
 from study.space import factor_texts
 from study.trial import FINAL, STATUSES, TrialResult
 
@@ -86,7 +86,7 @@ class Store:
             write_folder(self.pictures(row["id"]), lambda folder: _save_pictures(folder, files, result.pictures))
         if result.images:
             shown: list[str | None] = [f"pictures/{row['id']}/{file}" for file in files]
-            shown = shown or [None] * len(result.images)
+            shown += [None] * (len(result.images) - len(files))  # of many pictures the first are kept
             images = [
                 {**image, "id": row["id"], "attempt": attempt, "index": index, "file": file}
                 for index, (image, file) in enumerate(zip(result.images, shown, strict=True))
@@ -181,14 +181,14 @@ class Store:
         Parameters
         ----------
         score : str
-            The column that decides, larger being better; of equals the lowest id stays.
+            The column that decides; of equals the lowest id stays.
         """
         parent = self.folder / "adapters"
         if not parent.is_dir():
             return
         rows = self.rows()
         kept = rows[rows["id"].map(lambda id: self.adapter(id).is_dir()) & rows[score].notna()]
-        kept = kept.sort_values([score, "id"], ascending=[False, True])
+        kept = kept.sort_values([score, "id"], ascending=[not higher_is_better(score), True])
         best = set(kept.groupby(["backbone_hash", "task_hash"])["id"].first())
         for id in set(kept["id"]) - best:
             shutil.rmtree(self.adapter(id), ignore_errors=True)

@@ -36,8 +36,8 @@ from study.provenance import provenance
 from study.randomness import stream
 from study.recipe import Recipe
 from study.sampling import sample, start_latents
-from study.tasks.specs import TaskSpec
 from study.tasks.subject import prepare
+from study.tasks.subject_spec import SubjectSpec
 from study.training import Slot, Trained, train
 from study.trial import design_words
 
@@ -103,7 +103,7 @@ class TrainedAdapter(Result):
 
 def train_adapter(
     recipe: Recipe,
-    spec: TaskSpec,
+    spec: SubjectSpec,
     seed: int = 0,
     stage: Callable[[str], None] = lambda _: None,
     step: Callable[[int], None] = lambda _: None,

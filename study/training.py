@@ -41,7 +41,7 @@ class Denoiser(Interface):
         """Give what should be predicted."""
         ...
 
-    def predict(self, noisy: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+    def predict(self, noisy: Tensor, timesteps: Tensor, context: Tensor, condition: Tensor | None = None) -> Tensor:
         """Predict the target."""
         ...
 
@@ -56,6 +56,7 @@ class Batch:
     timesteps : (N,) integers.
     context : (N, tokens, width).
     weight : (N,); the loss is the sum over rows of weight times the row's mean squared error.
+    condition : (N, …) what each row is to follow besides its text; None if there is no such thing.
     """
 
     latents: Tensor
@@ -63,13 +64,22 @@ class Batch:
     timesteps: Tensor
     context: Tensor
     weight: Tensor
+    condition: Tensor | None = None
+
+    def split(self, size: int) -> "list[Batch]":
+        """Part the rows into batches of at most so many."""
+        columns = [getattr(self, each.name) for each in fields(self)]
+        parts = [[None] * -(-len(self.weight) // size) if rows is None else rows.split(size) for rows in columns]
+        return [Batch(*own) for own in zip(*parts, strict=True)]
 
 
 def joined(batches: Sequence[Batch]) -> Batch:
-    """Put the rows of several batches into one, in their order."""
+    """Put the rows of several batches into one, in their order; all of them have conditions, or none."""
     if len(batches) == 1:
         return batches[0]
-    return Batch(*(torch.cat([getattr(batch, each.name) for batch in batches]) for each in fields(Batch)))
+    columns: list[Any] = [[getattr(batch, each.name) for batch in batches] for each in fields(Batch)]
+    whole: list[Any] = [None if parts[0] is None else torch.cat(parts) for parts in columns]
+    return Batch(*whole)
 
 
 @dataclass(frozen=True)
@@ -125,7 +135,8 @@ def row_losses(denoiser: Denoiser, batch: Batch) -> Tensor:
     """Mean squared error of the prediction, for each row: (N,)."""
     noisy = denoiser.noised(batch.latents, batch.noise, batch.timesteps)
     wanted = denoiser.target(batch.latents, batch.noise, batch.timesteps)
-    predicted = denoiser.predict(noisy, batch.timesteps, batch.context).to(wanted.dtype)
+    condition = () if batch.condition is None else (batch.condition,)
+    predicted = denoiser.predict(noisy, batch.timesteps, batch.context, *condition).to(wanted.dtype)
     return (predicted - wanted).square().flatten(1).mean(1)
 
 

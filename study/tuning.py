@@ -9,11 +9,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from study.backbones.names import Source, content_hash
+from study.canonical import canonical_json
+from study.columns import higher_is_better
 from study.config import ProtocolBy, by_hand
 from study.space import REFERENCE, Design, text
 from study.trial import Trial
@@ -130,6 +132,7 @@ class Choice:
     backbone: str
     group: Group
     points: tuple[Point, ...]
+    higher_is_better: bool = True
 
     @property
     def waits(self) -> bool:
@@ -138,16 +141,27 @@ class Choice:
 
     @property
     def chosen(self) -> Point | None:
-        """The point with the highest mean, of equals the first; None while it waits, or if no point has a mean."""
+        """The point with the best mean, of equals the first; None while it waits, or if no point has a mean."""
         scored = [point for point in self.points if not math.isnan(point.mean)]
         if self.waits or not scored:
             return None
-        return max(scored, key=lambda point: point.mean)  # the first of equals
+        best = max if self.higher_is_better else min
+        return best(scored, key=lambda point: point.mean)  # the first of equals
 
 
 def groups(study: StudyConfig) -> list[Group]:
     """Return the groups of designs in which something is tuned; none without the section `tune`."""
     return study.tune.groups(study.space.designs, study.protocol_by) if study.tune else []
+
+
+def groups_on(study: StudyConfig, source: Source) -> list[Group]:
+    """Return the groups on a backbone: each of those of its designs whose positions the backbone has, if there are."""
+    there = {canonical_json(design) for design in study.designs_on(source)}
+    found = []
+    for group in groups(study):
+        designs = tuple(design for design in group.designs if canonical_json(design) in there)
+        found += [replace(group, designs=designs)] if designs else []
+    return found
 
 
 def trials(study: StudyConfig) -> list[Trial]:
@@ -161,7 +175,7 @@ def trials(study: StudyConfig) -> list[Trial]:
     points = [
         _trials(study, source, group, values)
         for source in study.backbones
-        for group in groups(study)
+        for group in groups_on(study, source)
         for values in group.points
     ]
     return [trial for together in zip(*points, strict=True) for trial in together]
@@ -193,9 +207,14 @@ def choices(study: StudyConfig, rows: pd.DataFrame) -> list[Choice]:
         return Point(values, len(found), states.count("done"), states.count("diverged"), mean)
 
     return [
-        Choice(source.name, group, tuple(point(source, group, values) for values in group.points))
+        Choice(
+            source.name,
+            group,
+            tuple(point(source, group, values) for values in group.points),
+            higher_is_better(study.primary),
+        )
         for source in study.backbones
-        for group in groups(study)
+        for group in groups_on(study, source)
     ]
 
 

@@ -11,6 +11,7 @@ import typer
 from adapters.faults import InputFault
 from study.cli.means import declared_model, print_table
 from study.cli.rows import columns_of, listed, rows
+from study.columns import higher_is_better
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +37,10 @@ def command(
     reference: Annotated[
         str, typer.Option(help="Compare all levels with this one (A:B for a combination): dunnett or holm.")
     ] = "",
-    lower_is_better: Annotated[bool, typer.Option(help="With best: low values are good.")] = False,
+    lower_is_better: Annotated[
+        bool | None,
+        typer.Option("--lower-is-better/--higher-is-better", help="With best; left out, it follows from the score."),
+    ] = None,
     scale: Annotated[str, typer.Option(help="With trend: levels stand on log2, linear or rank.")] = "log2",
     degree: Annotated[int, typer.Option(help="With trend: the highest degree.")] = 2,
     where: Annotated[
@@ -56,7 +60,8 @@ def command(
     method = method or ("dunnett" if reference else "tukey")
     if reference and method not in ("dunnett", "holm"):
         raise InputFault(f"--reference goes with --method dunnett or holm, not {method}")
-    found = _compared(frame, response, model, method, reference, not lower_is_better, scale, degree)
+    higher = higher_is_better(response) if lower_is_better is None else not lower_is_better
+    found = _compared(frame, response, model, method, reference, higher, scale, degree)
     if as_json:
         print(found.to_json())
         print(f"{found.n} rows, {found.n_missing} without {response}", file=sys.stderr)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from study.cli.rows import columns_of, listed, rows
+from study.columns import higher_is_better
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +31,10 @@ def command(
     error: Annotated[
         str, typer.Option(help="What omega² is measured against: auto, residual, or a block such as task.")
     ] = "auto",
-    lower_is_better: Annotated[bool, typer.Option("--lower-is-better", help="The lowest mean is best.")] = False,
+    lower_is_better: Annotated[
+        bool | None,
+        typer.Option("--lower-is-better/--higher-is-better", help="Left out, it follows from the score."),
+    ] = None,
     draws: Annotated[int, typer.Option(help="Draws of the bootstrap over tasks.")] = 1000,
     evaluator_draws: Annotated[int, typer.Option(help="Draws for the intervals of optuna's importances.")] = 100,
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
@@ -52,7 +56,8 @@ def command(
     frame = rows(results, [response], columns_of(told_apart, block_names), where or [])
     found = sensitivity(
         frame, response, asked, by or None, block_names, within, draws, seed,
-        higher_is_better=not lower_is_better, evaluator_draws=evaluator_draws, error=error,
+        higher_is_better=higher_is_better(response) if lower_is_better is None else not lower_is_better,
+        evaluator_draws=evaluator_draws, error=error,
     )  # fmt: skip
     if as_json:
         print(json.dumps(found.to_dict(), indent=1, allow_nan=False))

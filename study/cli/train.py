@@ -15,7 +15,8 @@ from study import recipe as recipes
 from study.backbones.names import fetch, resolve
 from study.cli.told import plain_warnings, warn
 from study.progress import Steps, duration
-from study.tasks.specs import TOKEN, resolve_task, unknown_class
+from study.tasks.specs import resolve_task, unknown_class
+from study.tasks.subject_spec import TOKEN, SubjectSpec
 
 
 def command(
@@ -38,9 +39,9 @@ def command(
     _free(output, overwrite)
     read = recipes.read(recipes.find(recipe), None if backbone is None else resolve(backbone))
     folder = pictures.expanduser().absolute()
-    spec = resolve_task(
-        {"name": folder.name or "subject", "pictures": str(folder), "class": class_word, "token": token}, Path.cwd()
-    )
+    declared = {"kind": "subject", "pictures": str(folder), "class": class_word, "token": token}
+    spec = resolve_task({**declared, "name": folder.name or "subject"}, Path.cwd())
+    assert isinstance(spec, SubjectSpec)
     fetch(read.backbone)
     for warning in unknown_class(read.backbone, spec):
         warn(warning)
@@ -67,7 +68,7 @@ def command(
         )
         raise typer.Exit(1)
     trained.save(_free(output, overwrite))  # looked at again: a training takes long
-    prompt = f"{spec.instance_prompt} on grass"
+    prompt = spec.example
     count, training = trained.count, trained.training
     if not count.budget_met:
         warn(f"the budget of {count.budget_asked:,} parameters is missed by more than 3 %, and no size comes closer")

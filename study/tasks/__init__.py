@@ -6,8 +6,8 @@ from typing import Any
 _WHERE = {
     "TaskSpec": "study.tasks.specs",
     "resolve_task": "study.tasks.specs",
-    "SubjectTask": "study.tasks.subject",
-    "prepare": "study.tasks.subject",
+    "Task": "study.tasks.task",
+    "prepare": "study.tasks.task",
 }
 
 __all__ = sorted(_WHERE)

@@ -6,6 +6,7 @@ import numpy as np
 
 from study.world.backgrounds import BACKGROUNDS, paint
 from study.world.colours import COLOURS, Colour, sample, sample_any, shade
+from study.world.fields import Grid
 from study.world.objects import CLASSES, KINDS, SHAPES, Look, Part
 
 TEXTURES = ("plain", "striped", "dotted", "checkered")
@@ -113,7 +114,8 @@ def draw(scene: Scene, size: int = SIZE) -> Picture:
         not covered by a later one.
     """
     rng = np.random.default_rng(scene.seed)
-    grid, unit = _object_grid(scene, size)
+    grid, unit = object_grid(scene, picture_grid(size))
+    unit *= size
     parts = KINDS[scene.kind](grid, scene.look)
     canvas = paint(scene.background, size, rng)
     if scene.style == "sketch":
@@ -124,7 +126,7 @@ def draw(scene: Scene, size: int = SIZE) -> Picture:
     for part in parts:
         cover = np.clip(0.5 - part.field * unit, 0, 1)[..., None]
         ink = np.clip(0.5 - (np.abs(part.field + 0.5 / unit) - 0.6 / unit) * unit, 0, 1)[..., None]
-        colour = _surface(part, scene.texture, grid) * lit[..., None]
+        colour = surface(part, scene.texture, grid) * lit[..., None]
         edge = np.asarray(shade(part.colour, 0.45))
         if scene.style == "sketch":
             colour, edge = 0.82 * np.array([0.97, 0.96, 0.92]) + 0.18 * colour, np.array([0.25, 0.25, 0.28])
@@ -138,7 +140,7 @@ def draw(scene: Scene, size: int = SIZE) -> Picture:
 
 def part_masks(scene: Scene, size: int = SIZE) -> dict[str, np.ndarray]:
     """Give the part masks that `draw` would give, without drawing."""
-    grid, _ = _object_grid(scene, size)
+    grid, _ = object_grid(scene, picture_grid(size))
     return _visible(KINDS[scene.kind](grid, scene.look))
 
 
@@ -157,23 +159,28 @@ def _visible(parts: list[Part]) -> dict[str, np.ndarray]:
     return masks
 
 
-def _object_grid(scene: Scene, size: int) -> tuple[tuple[np.ndarray, np.ndarray], float]:
-    """Pixel centres in the object's coordinates, and pixels per unit of them."""
+def picture_grid(size: int) -> Grid:
+    """Pixel centres of a picture, across and down, in shares of its edge."""
     y, x = (np.mgrid[0:size, 0:size] + 0.5) / size
-    dx, dy = (x - scene.place[0]) / scene.scale, (y - scene.place[1]) / scene.scale
+    return x, y
+
+
+def object_grid(scene: Scene, points: Grid) -> tuple[Grid, float]:
+    """Points of the picture in the object's coordinates, and how large one unit of them is in the picture."""
+    dx, dy = (points[0] - scene.place[0]) / scene.scale, (points[1] - scene.place[1]) / scene.scale
     cos, sin = np.cos(scene.tilt), np.sin(scene.tilt)
-    return (cos * dx + sin * dy, -sin * dx + cos * dy), scene.scale * size
+    return (cos * dx + sin * dy, -sin * dx + cos * dy), scene.scale
 
 
 def _shadow(canvas: np.ndarray, scene: Scene, size: int) -> np.ndarray:
     """Soften a dark ellipse into the ground below the object."""
-    y, x = (np.mgrid[0:size, 0:size] + 0.5) / size
+    x, y = picture_grid(size)
     radius = np.hypot((x - scene.place[0]) / (0.85 * scene.scale), (y - scene.place[1] - 0.92 * scene.scale) / 0.07)
     weight = 0.3 * np.clip(1.2 - radius, 0, 1)
     return canvas * (1 - weight[..., None])
 
 
-def _surface(part: Part, texture: str, grid: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+def surface(part: Part, texture: str, grid: Grid) -> np.ndarray:
     """Colour of a part at every pixel, its texture included."""
     base = np.asarray(part.colour)
     if not part.textured or texture == "plain":

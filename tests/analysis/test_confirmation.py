@@ -306,3 +306,23 @@ def test_faults_of_rows():
         compare(frame.assign(clip_i=np.nan))
     with pytest.raises(InputFault, match="'task' has no value in 1 rows"):
         compare(frame.assign(task=frame["task"].where(frame.index > 0), clip_i=frame["clip_i"].where(frame.index > 0)))
+
+
+def test_where_lower_is_better_everything_is_mirrored():
+    """Oracle: the same numbers with their signs changed are the same comparison."""
+    frame = frame_of(1).assign(clip_i=lambda rows: rows["clip_i"].mask(rows.index == 9))
+    mirror = frame.assign(clip_i=-frame["clip_i"])
+    how = {"reference": "full", "margin": 0.05}
+    high, low = compare(frame, **how), compare(mirror, **how, higher_is_better=False)
+    assert low.worst == -high.worst
+    for one, other in ((high.rows, low.rows), (high.worst_rows, low.worst_rows)):
+        assert one["better"].tolist() == other["better"].tolist()
+        np.testing.assert_allclose(one["difference"], -other["difference"])
+        np.testing.assert_allclose(one["p_adjusted"], other["p_adjusted"])
+    for one, other in ((high.noninferior, low.noninferior), (high.noninferior_worst, low.noninferior_worst)):
+        assert (one.shown, one.p) == (other.shown, pytest.approx(other.p)) and one.bound == pytest.approx(-other.bound)
+    told = low.explain()
+    assert "the difference to full is below " in told and "the margin is +0.05" in told
+    better = compare(mirror.assign(clip_i=lambda rows: rows["clip_i"] - (rows["compared"] == "mine")),
+                     higher_is_better=False)  # fmt: skip
+    assert "mine is better" in better.explain() and "mine is worse" not in better.explain()

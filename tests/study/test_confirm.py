@@ -337,7 +337,7 @@ def test_the_comparison_is_paired_by_task_and_the_studys_estimate_stands_beside(
     expected = {"lora": own - there(method="lora", budget=0.05), "full": own - there(method="full")}
     assert found.earlier.differences == pytest.approx(expected)
     told = found.explain()
-    assert "chosen because it was high: expected to shrink" in told
+    assert "chosen because it was the best: expected to shrink" in told
     # The recipe trains at 5e-3, the study's designs at 1e-3: that is no other protocol.
     assert "another protocol" not in told
 
@@ -414,7 +414,7 @@ def test_the_command_prints_the_table_and_one_json_document(tmp_path):
     shown = command(file, recipe)
     assert shown.exit_code == 0, shown.output
     assert "clip_i: best less each other method, paired by task" in shown.stdout and "bitfit" in shown.stdout
-    assert "own evidence (chosen because it was high: expected to shrink): clip_i 0.9." in shown.stdout
+    assert "own evidence (chosen because it was the best: expected to shrink): clip_i 0.9." in shown.stdout
     assert f"trials of the confirmation: {PLANNED} done" in shown.stderr and "warning: 3 tasks" in shown.stderr
     data = json.loads(command(file, recipe, "--json").stdout)
     assert data["trials"]["done"] == PLANNED and data["evidence"] == {"clip_i": 0.9}

@@ -13,7 +13,6 @@ import pytest
 import yaml
 
 from study.columns import SCORES
-from study.config import DEFAULTS
 from study.study import Study
 from tests.study.test_kills import wait_until, workers_of
 
@@ -45,7 +44,7 @@ def run(file: Path) -> subprocess.CompletedProcess:
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds processes through /proc")
 def test_killed_at_any_moment_the_study_ends_with_the_rows_and_numbers_of_one_that_was_left_alone(tmp_path):
-    scores = {**DEFAULTS["scores"], "colour": "world"}
+    scores = {"clip_i": "micro-clip", "clip_t": "micro-clip", "dino_i": "micro-dino", "colour": "world"}
     whole = study_file(tmp_path, "whole", protocol=SHORT, tasks=["subject/robot"], scores=scores)
     assert run(whole).returncode == 0
     expected = Study.load(whole).store.rows().set_index("id").sort_index()

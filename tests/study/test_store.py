@@ -177,6 +177,16 @@ def test_best_weights_of_each_task_are_kept(store):
     assert sorted(file.name for file in store.adapter(trial(1).id).iterdir()) == ["adapter.json", "adapter.safetensors"]
 
 
+def test_best_weights_are_those_of_the_lowest_distance(store):
+    torch = pytest.importorskip("torch")
+    for seed, distance in enumerate((0.2, 0.1, 0.5)):
+        made = result(seed, adapter={"w": torch.zeros(2)})
+        made.scores = {"kid": distance}
+        store.commit(made, keep="best")
+    store.keep_best("kid")
+    assert [path.name for path in (store.folder / "adapters").iterdir()] == [trial(1).id]
+
+
 def test_weights_are_not_kept_unless_asked(store):
     torch = pytest.importorskip("torch")
     store.commit(result(0, adapter={"w": torch.zeros(2)}), keep="none")

@@ -41,6 +41,8 @@ def test_a_world_subject_by_name(tmp_path):
     assert (spec.name, spec.class_word, spec.token) == ("subject/robot", "robot", "sks")
     assert spec.load_pictures(64).shape == (5, 64, 64, 3)
     assert spec.load_pictures(32).shape == (5, 32, 32, 3)
+    # Frozen, since trial ids rest on it: as it was before there were other kinds of tasks.
+    assert spec.content_hash() == "3408de4b3b1d2812afe99a76140dad13f4d0f7b2f688dc3f6ed095546d06463c"
     assert resolve_task({"name": "subject/robot", "token": "zwx"}, tmp_path).content_hash() != spec.content_hash()
 
 
@@ -96,7 +98,7 @@ def test_the_hash_is_of_the_content_and_not_of_name_or_place(photos):
         ({"name": "rex", "pictures": "rex", "class": "dog", "prompts": ["a dog"]}, r"exactly one \{\}"),
         ({"name": "rex", "pictures": "rex", "class": "dog", "size": 3}, "unknown keys 'size'"),
         ({"name": "robot", "class": "lamp"}, "not that of the subject, 'robot'"),
-        ({"kind": "domain", "name": "robot"}, "kind 'domain' is unknown"),
+        ({"kind": "video", "name": "robot"}, "kind 'video' is unknown"),
         ({"pictures": "rex"}, "expected subject/robot"),
     ],
 )

@@ -1,0 +1,104 @@
+"""Picture files: which of a folder's files are pictures, and reading them. Never imports torch."""
+
+import hashlib
+import warnings
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from adapters.faults import InputFault
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+EXPECTED = f"expected {', '.join(sorted(SUFFIXES))}"
+SMALLEST = 16
+UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning)
+"""What Pillow raises for a file that is broken, something else, or absurdly large."""
+
+_NAMED = 20
+
+
+def is_picture(path: Path) -> bool:
+    """Say whether a file is a picture by its name; hidden files are none."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """List the pictures that lie directly in a folder, by name."""
+    return sorted((path for path in folder.iterdir() if is_picture(path)), key=lambda path: path.name)
+
+
+def read(file: Path) -> Image.Image:
+    """Read a picture: turned as the camera said, what is transparent laid on white.
+
+    Raises
+    ------
+    InputFault : the file is no picture, is broken, or is smaller than 16 pixels; the message begins with its name.
+    """
+    try:
+        with warnings.catch_warnings(), Image.open(file) as opened:
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = _upright(opened)
+    except UNREADABLE as error:
+        raise InputFault(f"{file.name} ({' '.join(str(error).split())[:120]})") from error
+    if min(image.size) < SMALLEST:
+        raise InputFault(f"{file.name} ({image.width}x{image.height}; at least {SMALLEST} pixels, please)")
+    return image
+
+
+def broken(files: Iterable[Path]) -> list[str]:
+    """Describe the files that cannot be read, as `read` does; every picture is decoded, the large ones coarsely."""
+    return [fault for file in files if (fault := _fault(file, file.stat().st_mtime_ns, file.stat().st_size))]
+
+
+@cache
+def _fault(file: Path, mtime: int, size: int) -> str:
+    try:
+        with warnings.catch_warnings(), Image.open(file) as opened:
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            if min(opened.size) < SMALLEST:
+                return f"{file.name} ({opened.width}x{opened.height}; at least {SMALLEST} pixels, please)"
+            opened.draft("RGB", (SMALLEST, SMALLEST))  # a JPEG is decoded at an eighth: as much is seen, much faster
+            opened.load()
+    except UNREADABLE as error:
+        return f"{file.name} ({' '.join(str(error).split())[:120]})"
+    return ""
+
+
+def listed(names: Sequence[str]) -> str:
+    """Name the first twenty, and how many more there are."""
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def fitted(image: Image.Image, size: int) -> np.ndarray:
+    """Scale a picture and crop it to its middle: uint8 (size, size, 3)."""
+    if image.size == (size, size):
+        return np.asarray(image)
+    return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS))
+
+
+def file_hash(file: Path) -> str:
+    """SHA-256 of a file's bytes; a file that has not changed since is read once."""
+    state = file.stat()
+    return _hash(file, state.st_mtime_ns, state.st_size)
+
+
+@cache
+def _hash(file: Path, mtime: int, size: int) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def array_hash(picture: np.ndarray) -> str:
+    """SHA-256 of a drawn picture's shape and bytes."""
+    return hashlib.sha256(repr(picture.shape).encode() + np.ascontiguousarray(picture).tobytes()).hexdigest()
+
+
+def _upright(opened: Image.Image) -> Image.Image:
+    image = ImageOps.exif_transpose(opened)
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return image.convert("RGB")

@@ -1,0 +1,133 @@
+"""What a scene's picture is to look like, as maps: edges, segmentation and landmarks, from the geometry, not from pixels.
+
+A map belongs to a scene and can be drawn at any size; `study.control_scores` reads maps back from generated pictures.
+"""
+
+from typing import Literal, get_args
+
+import numpy as np
+
+from adapters.faults import InputFault
+from study.world.colours import from_hsv
+from study.world.layers import take_apart
+from study.world.scene import SIZE, Scene, part_masks, picture_grid
+
+MapKind = Literal["edges", "segmentation", "landmarks"]
+
+SEGMENTS = (
+    "background", "body", "trunk", "roof", "door", "window", "tail", "eyes", "pupils", "handle", "rim", "antenna",
+    "bulb", "arms", "legs", "head", "stem", "base", "bows", "panel", "mast", "sail", "jib", "flag", "candles",
+    "flames", "top", "cream", "spout", "lid", "knob", "fins", "nose", "cabin", "glass", "wheels", "hubs",
+)  # fmt: skip
+"""Classes of a segmentation, in the order of their labels: the background, then the parts of all things by name."""
+
+_SAME = {"eye": "eyes", "pupil": "pupils", "flame": "flames"}
+_FINE = 128
+LINE, DOT, RING = 0.009, 0.03, 0.017
+"""Half width of a drawn edge, radius of a dot, and width of a ring around another dot, in shares of the picture."""
+
+
+def _palette() -> np.ndarray:
+    """Twelve hues in three shades; neighbours in the list are far apart in hue."""
+    shades = ((0.95, 1.0), (0.95, 0.55), (0.5, 0.9))
+    colours = [from_hsv(150 * i, *shades[i // 12]) for i in range(len(SEGMENTS) - 1)]
+    return np.round(255 * np.array([(0, 0, 0), *colours])).astype(np.uint8)
+
+
+COLOUR_CODE = _palette()
+"""Colour of every class, (classes, 3) uint8; the background is black."""
+
+
+def edge_map(scene: Scene, size: int = SIZE) -> np.ndarray:
+    """Say where the outlines of the parts run that are to be seen.
+
+    Returns
+    -------
+    numpy.ndarray of bool, shape (size, size)
+        Pixels whose centre is within half a pixel of an outline.
+    """
+    return take_apart(scene, size).outline <= 0.5 / size
+
+
+def segmentation(scene: Scene, size: int = SIZE) -> np.ndarray:
+    """Label every pixel by the part that is seen there.
+
+    Returns
+    -------
+    numpy.ndarray of uint8, shape (size, size)
+        Indices into `SEGMENTS`.
+    """
+    labels = np.zeros((size, size), np.uint8)
+    for name, mask in part_masks(scene, size).items():
+        labels[mask] = SEGMENTS.index(_SAME.get(name, name))
+    return labels
+
+
+def landmarks(scene: Scene) -> dict[str, tuple[float, float]]:
+    """Locate the centre of what is seen of every part.
+
+    Returns
+    -------
+    dict of str to (float, float)
+        Name of the part (of `SEGMENTS`) to its centre across and down, in shares of the picture's edge; measured on a
+        grid of 128 x 128 at every size. A part that is covered is left out.
+    """
+    return centres(segmentation(scene, _FINE))
+
+
+def centres(labels: np.ndarray) -> dict[str, tuple[float, float]]:
+    """Locate the centre of mass of every part in a label map (size, size), as `landmarks` does."""
+    x, y = picture_grid(len(labels))
+    shown = [label for label in np.unique(labels) if label > 0]
+    return {SEGMENTS[i]: (float(x[labels == i].mean()), float(y[labels == i].mean())) for i in shown}
+
+
+def control_picture(scene: Scene, kind: MapKind, size: int = SIZE) -> np.ndarray:
+    """Draw a map as the picture that conditions a generator.
+
+    Parameters
+    ----------
+    scene : Scene
+    kind : "edges", "segmentation" or "landmarks"
+        White outlines on black; parts in `COLOUR_CODE`; or a dot of the part's colour at its centre on black, a ring
+        around the dot of a part in front that has the same centre.
+    size : int
+        Edge in pixels.
+
+    Returns
+    -------
+    numpy.ndarray of uint8, shape (size, size, 3)
+
+    Raises
+    ------
+    InputFault
+        Of an unknown kind.
+    """
+    if kind == "edges":
+        cover = np.clip((LINE - take_apart(scene, size).outline) * size + 0.5, 0, 1)
+        return np.repeat((255 * cover + 0.5).astype(np.uint8)[..., None], 3, -1)
+    if kind == "segmentation":
+        return COLOUR_CODE[segmentation(scene, size)]
+    if kind == "landmarks":
+        return _dots(scene, size)
+    raise InputFault(f"no control map {kind!r}; expected one of {', '.join(get_args(MapKind))}.")
+
+
+def read_colour_code(picture: np.ndarray) -> np.ndarray:
+    """Turn a colour-coded segmentation (H, W, 3) uint8 back into labels (H, W): of every pixel the nearest colour's."""
+    distance = np.linalg.norm(picture[..., None, :].astype(float) - COLOUR_CODE.astype(float), axis=-1)
+    return distance.argmin(-1).astype(np.uint8)
+
+
+def _dots(scene: Scene, size: int) -> np.ndarray:
+    x, y = picture_grid(size)
+    canvas = np.zeros((size, size, 3))
+    points = landmarks(scene)
+    in_front = dict.fromkeys(_SAME.get(name, name) for name in part_masks(scene, 8))
+    seen = [name for name in in_front if name in points]
+    for place, name in enumerate(seen):
+        distance = np.hypot(x - points[name][0], y - points[name][1])
+        covering = sum(np.hypot(*np.subtract(points[name], points[other])) < DOT for other in seen[place + 1 :])
+        cover = np.clip((DOT + RING * covering - distance) * size + 0.5, 0, 1)[..., None]
+        canvas += (COLOUR_CODE[SEGMENTS.index(name)] - canvas) * cover
+    return (canvas + 0.5).astype(np.uint8)
