@@ -21,6 +21,9 @@ SWEEPS = 40
 TOLERANCE = 1e-3
 """A fit ends after so many sweeps, or when one lowers the squared error by a smaller share of itself."""
 
+ORDER = ["einsum_path", (0, 1), (0, 1)]
+"""Of products of three cores; looking for it costs as much as the products."""
+
 NOISE = 0.1
 """Standard deviation of what a ring is widened with, over the root mean square of its cores."""
 
@@ -47,7 +50,7 @@ class RingFit:
 def transform_matrix(cores: Cores) -> np.ndarray:
     """T (features, features) of its cores (I, I, R, R)."""
     features = int(np.prod([len(core) for core in cores]))
-    return np.einsum("ijab,klbc,mnca->ikmjln", *cores, optimize=True).reshape(features, features)
+    return np.einsum("ijab,klbc,mnca->ikmjln", *cores, optimize=ORDER).reshape(features, features)
 
 
 def ring_matrix(cores: Cores) -> np.ndarray:
@@ -77,6 +80,7 @@ def fit_transform(
     rng: np.random.Generator,
     sweeps: int = SWEEPS,
     tolerance: float = TOLERANCE,
+    starts: int = 1,
 ) -> Cores:
     """Fit T of a ring rank to W ≈ W₀T; no rank fits worse than a smaller one, nor than the identity.
 
@@ -88,15 +92,17 @@ def fit_transform(
         R; a ring is widened one by one from the identity's rank 1.
     rng
         Draws what a ring is widened with. Wider cores without it would stay multiples of one matrix.
+    starts : int
+        Of each rank above 1, the best of so many.
     """
     cores = identity(before.shape[1])
     for wider in range(1, rank + 1):
-        start = cores if wider == 1 else _widened(cores, wider, rng)
-        found = _alternate(before, after, start, _no_residual, sweeps, tolerance)
-        if found.error <= np.linalg.norm(after - before @ transform_matrix(cores)):
-            cores = found.transform
-        else:
-            cores = _widened(cores, wider, None)
+        best = _measured(before, after, RingFit(_widened(cores, wider, None), np.zeros_like(after), np.inf))
+        for _ in range(starts if wider > 1 else 1):
+            start = _widened(cores, wider, rng) if wider > 1 else cores
+            found = _alternate(before, after, start, _no_residual, sweeps, tolerance)
+            best = min(best, found, key=lambda fit: fit.error)
+        cores = best.transform
     return cores
 
 
@@ -105,30 +111,23 @@ def fit_with_low_rank(
     after: np.ndarray,
     start: Cores,
     rank: int,
-    rng: np.random.Generator,
     sweeps: int = SWEEPS,
     tolerance: float = TOLERANCE,
 ) -> RingFit:
-    """Fit T and a Δ of low rank together: TLoRA*.
+    """Fit T and a Δ of low rank together: TLoRA*; never worse than LoRA of that rank.
 
     Parameters
     ----------
     start
-        Cores of T to begin with; of the same ring rank the identity is tried too, with LoRA's best Δ, and the better
-        end is kept.
+        Cores of T to begin with.
     rank : int
-        Of Δ.
+        Of Δ, which begins as the best for what `start` leaves and as LoRA's best; the better end is kept.
     """
-    width = start[0].shape[-1]
-    plain = identity(before.shape[1])
-    starts = [start, plain if width == 1 else _widened(plain, width, rng)]
-    best = RingFit(_widened(plain, width, None), low_rank(after - before, rank), np.inf)
-    best = _measured(before, after, best)
-    for cores in starts:
-        first = low_rank(after - before @ transform_matrix(cores), rank)
-        found = _alternate(
-            before, after, cores, lambda rest, _: low_rank(rest, rank), sweeps, tolerance, residual=first
-        )
+    plain = low_rank(after - before, rank)
+    same = _widened(identity(before.shape[1]), start[0].shape[-1], None)
+    best = _measured(before, after, RingFit(same, plain, np.inf))
+    for first in (low_rank(after - before @ transform_matrix(start), rank), plain):
+        found = _alternate(before, after, start, lambda rest, _: low_rank(rest, rank), sweeps, tolerance, first)
         best = min(best, found, key=lambda fit: fit.error)
     return best
 
@@ -150,7 +149,7 @@ def fit_with_ring(
         held[0] = _ring_sweep(rest, held[0])
         return ring_matrix(held[0])
 
-    return _alternate(before, after, start, again, sweeps, tolerance, residual=ring_matrix(ring))
+    return _alternate(before, after, start, again, sweeps, tolerance, ring_matrix(ring))
 
 
 def fit_ring(
@@ -215,7 +214,7 @@ def _transform_sweep(before: np.ndarray, after: np.ndarray, cores: Cores) -> Cor
         order = [(d + step) % AXES for step in range(AXES)]
         turned = [0, *(1 + axis for axis in order)]
         second, third = solved[order[1]], solved[order[2]]
-        others = np.einsum("klbc,mnca->kmlnab", second, third, optimize=True)
+        others = np.einsum("klbc,mnca->kmlnab", second, third)
         size, rank = grid[d], second.shape[-1]
         design = np.tensordot(weights.transpose(turned), others, axes=((2, 3), (0, 1)))  # out, i, l, n, a, b
         design = design.transpose(0, 2, 3, 1, 4, 5).reshape(-1, size * rank**2)

@@ -111,9 +111,10 @@ class Fitter:
             return float(np.linalg.norm(self.change - np.kron(*nearest_kronecker(self.change, first, last)))) / norm
         if first not in transforms:
             transforms[first] = self.transform(first)
-        fit = fit_with_low_rank if structure.method == "tlora_star" else fit_with_ring
-        rng = self._rng(structure.method, *structure.size)
-        return fit(self.before, self._after, transforms[first], last, rng, *self._ends).error / norm
+        given = self.before, self._after, transforms[first], last
+        if structure.method == "tlora_star":
+            return fit_with_low_rank(*given, *self._ends).error / norm
+        return fit_with_ring(*given, self._rng(structure.method, *structure.size), *self._ends).error / norm
 
     @property
     def _after(self) -> np.ndarray:
