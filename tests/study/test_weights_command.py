@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 import adapters
 from adapters.layers import find_layers
 from analysis.weight_sources import of_folder, of_pipelines
+from analysis.weight_structures import Structure
 from analysis.weights import weight_changes
 from study import plan
 from study.cli import weights as cli
@@ -49,6 +50,13 @@ def study(tmp_path_factory):
     return study
 
 
+@pytest.fixture(autouse=True)
+def few_structures(monkeypatch):
+    """Two structures in place of the eleven that are fitted by default, which have tests of their own."""
+    few = (Structure("tlora_star", (1, 1)), Structure("krona", (2, 2)))
+    monkeypatch.setattr("analysis.weights.default_structures", lambda shapes: few)
+
+
 def call(study: Study, *words: object):
     """Run the command on the study in this process."""
     app = typer.Typer(pretty_exceptions_enable=False)
@@ -70,7 +78,7 @@ def test_the_best_trials_are_compared_over_their_tasks(study, tmp_path):
     ((name, told),) = json.loads(done.stdout)["designs"].items()
     assert name == "full part cross_attention_kv"
     assert set(told["models"]) == {"subject/robot, seed 0", "subject/lamp, seed 0"}
-    assert told["matrices"] == 8  # four blocks, key and value of each cross-attention; the rest did not change
+    assert told["matrices"] == 14  # seven blocks, key and value of each cross-attention; the rest did not change
     assert all(each["lower"] <= each["difference"] <= each["upper"] for each in told["comparisons"])
     with Image.open(out) as figure:
         assert figure.width > 1000
@@ -91,7 +99,7 @@ def test_one_trial_is_what_the_weights_of_its_folder_say(study):
     state = insertion.state()
     insertion.remove()
     changed = [name for name, (old, new) in pairs.items() if (old != new).any()]
-    assert len(changed) == 8
+    assert len(changed) == 14
     assert all((pairs[name][1] == state[f"{name}.weight"].double().numpy()).all() for name in changed)
 
 
