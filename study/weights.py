@@ -18,7 +18,7 @@ from analysis.weight_sources import Pairs, of_folder
 from analysis.weights import WeightChanges, weight_changes
 from study.backbones.names import content_hash
 from study.config import Protocol
-from study.noise_difference import chosen, kept, record
+from study.noise_difference import chosen, record, refuse_without_weights
 from study.pack import Worker
 from study.plan import address
 from study.study import Study
@@ -127,12 +127,7 @@ def _trials(study: Study, trial: str | None, best: int | None) -> pd.DataFrame:
             )
         return rows
     rows = chosen(study, trial, None)
-    lost = rows[~rows["id"].isin(kept(study, rows)["id"])]
-    if len(lost):
-        raise InputFault(
-            f"trial {lost['id'].iloc[0][:12]} has no trained weights in {study.store.folder}: it is the untuned "
-            f"backbone, or they were not kept (the study says `keep: {study.config.keep}`); choose one that has"
-        )
+    refuse_without_weights(study, rows)
     design = rows["design_json"].iloc[0]
     if not _is_full(design):
         raise InputFault(f"trial {rows['id'].iloc[0][:12]} is {design}; expected method full, whose change is free")

@@ -34,7 +34,7 @@ def command(
 
     Every fit is repeated on a random change with the same singular values. A table of comparisons with intervals over
     the tasks of each design, or over matrices where there is one; the figure has errors against ranks and parameters.
-    Trials are taken from their kept weights; about two minutes a trial on a CPU for micro-unet.
+    Trials are taken from their kept weights; under a minute of CPU a trial for micro-unet.
     """
     if (trial is None) == (best is None):
         raise InputFault("give either --trial ID or --best N")
