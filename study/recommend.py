@@ -125,12 +125,14 @@ def recipe(study: Study, found: Recommendation) -> dict[str, Any]:
 def _evidence(frame: pd.DataFrame, found: Recommendation) -> dict[str, Any]:
     designs = found.to_frame()
     inside = designs[designs["design"].isin(found.may_be_best)]
-    shown = [name for name in ("trials", "failed", "mean", "observed", *OTHERS, "parameters", "seconds") if name in designs]
+    wanted = ("trials", "failed", "mean", "observed", *OTHERS, "parameters", "seconds")
+    shown = [name for name in wanted if name in designs]
     first = designs.iloc[0]
     return _plain(
         {
             "question": found.question, "response": found.response, "chosen": found.chosen,
-            "mean": first["counted"], "observed": first["observed"], "lead": list(found.ahead), "confidence": found.level, "error": found.error,
+            "mean": first["counted"], "observed": first["observed"],
+            "lead": list(found.ahead), "confidence": found.level, "error": found.error,
             "trials": found.n, "failed": found.n_failed,
             "tasks": sorted(frame["task"].unique()), "seeds": sorted(int(seed) for seed in frame["seed"].unique()),
             "tests": list(found.terms), "trial_sd": found.trial_sd, "trial_sd_is": f"SD of a trial {found.trial_sd_of}",
