@@ -1,6 +1,6 @@
 """Export an adapter folder to formats that other programs read; what a format cannot hold is refused.
 
-- ``diffusers``: LoRA and DoRA as ``pipe.load_lora_weights`` reads them.
+- ``diffusers``: LoRA and DoRA of a U-Net as ``pipe.load_lora_weights`` reads them.
 - ``peft``: LoRA, DoRA and the methods run by peft, as ``PeftModel.from_pretrained`` reads them.
 - ``delta``: what a method adds to the denoiser's weights, for every method that is a change of weights.
 
@@ -84,6 +84,12 @@ def export(folder: str | Path, format: str, output: str | Path, pipe: Any, appro
     if format == "peft":
         tensors, config = _peft(folder, design, pipe)
         return Exported(_write(Path(output), tensors, "adapter_model.safetensors", {"adapter_config.json": config}, {}))
+    denoiser = parts(pipe)[0]
+    if type(denoiser).__name__ != "UNet2DConditionModel":
+        raise InputFault(
+            f"diffusers has no load_lora_weights for pipelines with a {type(denoiser).__name__}; put the adapter on "
+            "one with adapters.load(pipe, path), or export --format peft or delta"
+        )
     if approximate is not None:
         tensors, error = _approximated(_delta(folder, pipe), approximate, design)
         told = {"approximation_of": json.dumps(design), "rank": str(approximate), "relative_error": f"{error:.6g}"}

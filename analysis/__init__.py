@@ -41,6 +41,7 @@ _HOMES = {
     "trend": "analysis.trend_contrasts",
     "variance_components": "analysis.variance",
     "with_pictures": "analysis.variance",
+    "weight_changes": "analysis.weights",
     "welch": "analysis.oneway",
 }
 __all__ = sorted(_HOMES)

@@ -26,7 +26,7 @@ from analysis.result import Result
 from study.backbones.loading import Backbone
 from study.backbones.names import content_hash
 from study.config import Protocol
-from study.noise_difference import chosen, kept, record, subjects
+from study.noise_difference import chosen, record, refuse_without_weights, subjects
 from study.pack import Worker
 from study.plan import address
 from study.randomness import stream
@@ -222,12 +222,7 @@ def attention_of(
     """
     if pictures < 2:
         raise InputFault(f"{pictures} pictures: expected at least 2")
-    lost = rows[~rows["id"].isin(kept(study, rows)["id"])]
-    if len(lost):
-        raise InputFault(
-            f"trial {lost['id'].iloc[0][:12]} has no trained weights in {study.store.folder}: it is the untuned "
-            f"backbone, or they were not kept (the study says `keep: {study.config.keep}`); choose one that has"
-        )
+    refuse_without_weights(study, rows)
     worker = worker or Worker()
     sources = {content_hash(source): source for source in study.config.backbones}
     specs = subjects(study)

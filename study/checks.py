@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from pydantic import TypeAdapter, ValidationError
 
 from adapters.faults import InputFault
-from study.backbones.names import OWN, SEGMENTER, WORLD, Source, resolve, resolve_scorer
+from study.backbones.names import OWN, SEGMENTER, WORLD, Source, lacking, resolve, resolve_scorer
 from study.columns import ROW
 from study.config import (
     DEFAULTS,
@@ -26,7 +26,7 @@ from study.config import (
 )
 from study.confirm_checks import Confirm, ConfirmCheck
 from study.faults import Faults, Path_, near
-from study.space import ALL, Factor, Space, text
+from study.space import ALL, Factor, Space, lacked, text
 from study.strategies.factorial import Factorial
 from study.strategies.strategy import Strategy
 from study.strategies.subset import Subset
@@ -75,7 +75,7 @@ class Check(Faults):
         self._once([task.name for task in tasks], ("tasks",))
         self._judged(given, data, tasks)
         scores = self._scores(given)
-        space = self._space(given)
+        space = self._space(given, backbones)
         self._protocols(given, space)
         protocol_by = {
             factor: {text(level): changes for level, changes in levels.items()}
@@ -200,7 +200,7 @@ class Check(Faults):
             for path, message in task.unfit(scores, given.get("protocol", Protocol())):
                 self._fault(path, message)
 
-    def _space(self, given: dict[str, Any]) -> Space | None:
+    def _space(self, given: dict[str, Any], backbones: Sequence[Source]) -> Space | None:
         """Build the space; None if a section it needs has faults of form."""
         before = len(self.faults)
         if not {"factors", "fixed", "nested", "forbid"} <= set(given):
@@ -246,7 +246,13 @@ class Check(Faults):
         if len(self.faults) > before and "method" not in known:
             return None
         forbid = tuple({name: tuple(levels) for name, levels in rule.items()} for rule in given["forbid"])
-        space = Space(tuple(factors), fixed, forbid, given.get("strategy", Factorial()))
+        lacks = [lacking(source) for source in backbones]
+        nowhere = {
+            position: "; ".join(dict.fromkeys(each[position] for each in lacks))
+            for position in (lacks[0] if lacks else ())
+            if all(position in each for each in lacks)
+        }
+        space = Space(tuple(factors), fixed, forbid, given.get("strategy", Factorial()), nowhere)
         if "strategy" not in given and not space.complete:
             return None
         try:
@@ -258,13 +264,20 @@ class Check(Faults):
             self._fault(self._place(fault.name, fault.level, given), fault.message)
         if not space.valid and len(self.faults) == before:
             every = "every cell" if space.complete else f"every one of {space.looked_at} cells drawn at random"
-            self._fault(("factors",), f"{every} is forbidden; nothing is left to run")
+            self._fault(("factors",), f"{every} is forbidden ({'; '.join(space.left_out)}); nothing is left to run")
         if found or not space.valid:
             return space
         refused = list(space.strategy.faults(space))
         for key, message in refused:
             self._fault(("strategy", key), message)
-        return None if refused else space
+        if refused:
+            return None
+        for index, (source, lack) in enumerate(zip(backbones, lacks, strict=True)):
+            reasons = dict.fromkeys(lacked(design, lack) for design in space.designs)
+            if None not in reasons:
+                told = f"nothing is left to run on {source.name}: {'; '.join(map(str, reasons))}; leave it out"
+                self._fault(self._item(("backbone",), index), told)
+        return space
 
     def _factor(
         self, name: str, levels: Any, above: Path_, when: tuple[str, tuple[Any, ...]] | None = None

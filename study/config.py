@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from study import shipped
+from study.backbones.names import lacking
 from study.strategies.factorial import Factorial
 from study.yaml_lines import Lines, read_yaml
 
@@ -252,6 +253,24 @@ class StudyConfig:
     store: str
     tune: Tune | None = None
     confirm: Confirm | None = None
+
+    def designs_on(self, source: Source) -> list[dict[str, Any]]:
+        """Return the designs that are run on a backbone: those of the space whose positions it has."""
+        from study.space import lacked
+
+        lacks = lacking(source)
+        return [design for design in self.space.designs if lacked(design, lacks) is None]
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """How many cells were left out, by reason; where only some backbones lack a position, each of them counts."""
+        from study.space import lacked
+
+        found = Counter(self.space.left_out)
+        for source in self.backbones:
+            lacks = lacking(source)
+            found.update(reason for design in self.space.designs if (reason := lacked(design, lacks)))
+        return dict(found)
 
     def protocol_of(self, design: Mapping[str, Any], tuned: Mapping[str, Any] | None = None) -> Protocol:
         """Return the protocol of a design: the study's, changed by hand for its levels, then by what was tuned."""

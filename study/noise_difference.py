@@ -220,6 +220,16 @@ def kept(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["id"].map(lambda id: study.store.adapter(id).is_dir()).astype(bool)]
 
 
+def refuse_without_weights(study: Study, rows: pd.DataFrame) -> None:
+    """Raise InputFault, naming the first, for rows whose trained weights are not in the store."""
+    lost = rows[~rows["id"].isin(kept(study, rows)["id"])]
+    if len(lost):
+        raise InputFault(
+            f"trial {lost['id'].iloc[0][:12]} has no trained weights in {study.store.folder}: it is the untuned "
+            f"backbone, or they were not kept (the study says `keep: {study.config.keep}`); choose one that has"
+        )
+
+
 def of_kept(study: Study, rows: pd.DataFrame, worker: Worker, pictures: int = PICTURES) -> Iterator[NoiseMaps]:
     """Map trials from their kept weights, one after another; those of the untuned backbone need none.
 

@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from study import tuning
-from study.backbones.names import Source, content_hash
+from study.backbones.names import BACKBONES, Source, content_hash
 from study.canonical import canonical_json, digest
 from study.config import Protocol, StudyConfig
 from study.executors.local import driver
@@ -19,8 +19,9 @@ from study.trial import STATUSES, Pack, Trial
 if TYPE_CHECKING:
     import pandas as pd
 
-# Seconds of the built-in model on two CPU cores, alone on the machine, before any trial of a store says better: one
-# picture trained on, one step of one picture drawn and scored; measured on the quick study, 80 trials in 8.5 minutes.
+# Seconds of a built-in model, which cost about the same, on two CPU cores, alone on the machine, before any trial of a
+# store says better: one picture trained on, one step of one picture drawn and scored; measured on the quick study of
+# micro-unet, 80 trials in 8.5 minutes.
 _TRAINED, _DRAWN = 0.0105, 0.005
 
 # Trials that a worker of several gets at least, enough to train together, and that any gets at most: a worker that dies
@@ -72,10 +73,7 @@ def waiting(study: StudyConfig, choices: Sequence[tuning.Choice]) -> list[Waitin
 
 
 def _planned(study: StudyConfig, choices: Sequence[tuning.Choice]) -> Iterator[Trial | Waiting]:
-    designs = [("study", design) for design in study.space.designs]
-    if REFERENCE not in study.space.designs:
-        designs.append(("reference", dict(REFERENCE)))
-    designs.sort(key=lambda entry: digest(entry[1]))
+    designs = {source.name: _designs(study, source) for source in study.backbones}
     tuned = {canonical_json(design): group.name for group in tuning.groups(study) for design in group.designs}
     found = {(choice.backbone, choice.group.name): choice for choice in choices}
     hashes = [content_hash(source) for source in study.backbones]
@@ -83,7 +81,7 @@ def _planned(study: StudyConfig, choices: Sequence[tuning.Choice]) -> Iterator[T
     for seed in study.seeds:
         for task, task_hash in zip(study.tasks, tasks, strict=True):
             for source, backbone_hash in zip(study.backbones, hashes, strict=True):
-                for role, design in designs:
+                for role, design in designs[source.name]:
                     group = tuned.get(canonical_json(design))
                     choice = found.get((source.name, group)) if group is not None else None
                     point = choice.chosen if choice is not None else None
@@ -101,6 +99,14 @@ def _planned(study: StudyConfig, choices: Sequence[tuning.Choice]) -> Iterator[T
                         backbone_hash=backbone_hash,
                         task_hash=task_hash,
                     )
+
+
+def _designs(study: StudyConfig, source: Source) -> list[tuple[str, dict[str, Any]]]:
+    """Return what is run on a backbone, with its role, in order of the designs' hashes."""
+    designs = [("study", design) for design in study.designs_on(source)]
+    if REFERENCE not in study.space.designs:
+        designs.append(("reference", dict(REFERENCE)))
+    return sorted(designs, key=lambda entry: digest(entry[1]))
 
 
 def packs(
@@ -255,7 +261,7 @@ def seconds(wanted: Sequence[Trial], rows: pd.DataFrame) -> float | None:
     """Estimate how long trials take one after another.
 
     From the mean time of rows with the same protocol, learning rate aside, that were made on a device like this
-    machine's, CPU or GPU, if there are any; else, for the built-in model, from its measured speed on two CPU cores;
+    machine's, CPU or GPU, if there are any; else, for the built-in models, from their measured speed on two CPU cores;
     None for another backbone that has no such rows yet.
     """
     timed = rows
@@ -275,7 +281,7 @@ def seconds(wanted: Sequence[Trial], rows: pd.DataFrame) -> float | None:
             if key in means:
                 total += means[key]
                 continue
-        guess = _guess(trial.protocol, trial.design == REFERENCE) if trial.backbone == "micro-unet" else None
+        guess = _guess(trial.protocol, trial.design == REFERENCE) if trial.backbone in BACKBONES else None
         if guess is None:
             return None
         total += guess

@@ -125,8 +125,8 @@ def recipe(study: Study, found: Recommendation) -> dict[str, Any]:
 def _evidence(frame: pd.DataFrame, found: Recommendation) -> dict[str, Any]:
     designs = found.to_frame()
     inside = designs[designs["design"].isin(found.may_be_best)]
-    own = ("trials", "failed", "mean", "observed", *OTHERS, "parameters", "seconds")
-    shown = [name for name in own if name in designs]
+    wanted = ("trials", "failed", "mean", "observed", *OTHERS, "parameters", "seconds")
+    shown = [name for name in wanted if name in designs]
     first = designs.iloc[0]
     return _plain(
         {

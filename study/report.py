@@ -106,7 +106,7 @@ def content(
         tuning=_tuning(study),
         counts={name: status[name] for name in STATES},
         coverage=_coverage(status),
-        forbidden=study.config.space.left_out,
+        forbidden=study.config.left_out,
         design=_chosen(study),
         recommended=answer,
         confirmed=confirmation,
@@ -132,10 +132,13 @@ def _coverage(status: dict[str, Any]) -> pd.DataFrame:
 def _chosen(study: Study) -> list[str]:
     """Say how many designs, tasks and seeds make the trials, and how the designs were chosen."""
     space, config = study.config.space, study.config
+    on = {source.name: len(config.designs_on(source)) for source in config.backbones}
     counts = {"design": len(space.designs), "task": len(config.tasks), "seed": len(config.seeds)}
-    if len(config.backbones) > 1:
-        counts["backbone"] = len(config.backbones)
+    if len(on) > 1:
+        counts["backbone"] = len(on)
     of = " × ".join(f"{count} {name}{'s' * (count != 1)}" for name, count in counts.items())
+    if len(set(on.values())) > 1:
+        of += f" ({', '.join(f'{name} has the positions of {count} designs' for name, count in on.items())})"
     told = [f"The plan: {of}. Tasks: {', '.join(task.name for task in config.tasks)}."]
     if not space.complete:
         told.append(

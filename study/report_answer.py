@@ -22,7 +22,7 @@ def recommended(study: Study, address: str) -> Recommended:
     except InputFault as fault:
         return Recommended(None, str(fault))
     recipe = recommend.recipe(study, found)
-    code = report_code.train(study, address)
+    code = [report_code.train(study, address)]
     return Recommended(found, code=code, recipe=report_code.recipe_file(recipe), design=recipe["design"])
 
 

@@ -51,20 +51,20 @@ def reuse(study: Study, frame: pd.DataFrame, address: str) -> list[Snippet]:
     return [*found, *_kept(study, frame)]
 
 
-def train(study: Study, address: str) -> list[Snippet]:
-    """Return code that writes the recommended recipe, trains it and draws; none where no subject is learned."""
+def train(study: Study, address: str) -> Snippet:
+    """Return code that writes the recommended recipe, trains it on other pictures and draws."""
     spec = study.config.tasks[0]
-    if not isinstance(spec, SubjectSpec):
-        return []
+    if not isinstance(spec, SubjectSpec):  # `train` learns subjects
+        written = f"adapter-study recommend {named(study, address)} -o recipe.yaml\n"
+        return Snippet("Write it as a recipe:", "shell", written)
     word, prompt = shlex.quote(spec.class_word), shlex.quote(spec.example)
-    train = Snippet(
+    return Snippet(
         "Write it as a recipe, train it on pictures of your own in photos/mine, where --class says what they show:",
         "shell",
         f"adapter-study recommend {named(study, address)} -o recipe.yaml\n"
         f"adapter-study train recipe.yaml --pictures photos/mine --class {word} -o mine\n"
         f"adapter-study generate mine --prompt {prompt} -o out.png\n",
     )
-    return [train]
 
 
 def recipe_file(recipe: Mapping[str, Any]) -> Snippet:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -44,6 +44,11 @@ DRAWN = 10_000
 def text(value: Any) -> str:
     """Return a level as the store's columns have it: 1.0 is "1", a name is itself."""
     return value if isinstance(value, str) else canonical_json(value)
+
+
+def lacked(design: Design, lacking: Mapping[str, str]) -> str | None:
+    """Return why a design cannot be where positions are lacking; None if it can."""
+    return next((lacking[at] for at in (design.get("input"), design.get("output")) if at and at in lacking), None)
 
 
 def factor_texts(design: Design) -> dict[str, str]:
@@ -98,12 +103,15 @@ class Space:
         Cells that match every key of one of these (any of its levels) are left out.
     strategy : Strategy
         Chooses the designs that are run.
+    lacking : dict of str to str
+        Positions that no backbone of the study has, with the reason; cells that name one are left out.
     """
 
     factors: tuple[Factor, ...]
     fixed: dict[str, Level]
     forbid: tuple[dict[str, tuple[Level, ...]], ...] = ()
     strategy: Strategy = Factorial()
+    lacking: dict[str, str] = field(default_factory=dict)
 
     @property
     def designs(self) -> list[Design]:
@@ -289,6 +297,8 @@ class Space:
                 check_pair(reads, writes)
             except InputFault:
                 return "the method has no such pair of input and output"
+            if reason := lacked(cell, self.lacking):
+                return reason
         for rule in self.forbid:
             if all(key in cell and text(cell[key]) in map(text, levels) for key, levels in rule.items()):
                 return "forbid: " + ", ".join(f"{key}={'|'.join(map(text, v))}" for key, v in rule.items())

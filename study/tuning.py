@@ -9,11 +9,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from study.backbones.names import Source, content_hash
+from study.canonical import canonical_json
 from study.columns import higher_is_better
 from study.config import ProtocolBy, by_hand
 from study.space import REFERENCE, Design, text
@@ -153,6 +154,16 @@ def groups(study: StudyConfig) -> list[Group]:
     return study.tune.groups(study.space.designs, study.protocol_by) if study.tune else []
 
 
+def groups_on(study: StudyConfig, source: Source) -> list[Group]:
+    """Return the groups on a backbone: each of those of its designs whose positions the backbone has, if there are."""
+    there = {canonical_json(design) for design in study.designs_on(source)}
+    found = []
+    for group in groups(study):
+        designs = tuple(design for design in group.designs if canonical_json(design) in there)
+        found += [replace(group, designs=designs)] if designs else []
+    return found
+
+
 def trials(study: StudyConfig) -> list[Trial]:
     """Return every trial that decides the tuning: seed, then task, so that a part of it is whole replicates.
 
@@ -164,7 +175,7 @@ def trials(study: StudyConfig) -> list[Trial]:
     points = [
         _trials(study, source, group, values)
         for source in study.backbones
-        for group in groups(study)
+        for group in groups_on(study, source)
         for values in group.points
     ]
     return [trial for together in zip(*points, strict=True) for trial in together]
@@ -203,7 +214,7 @@ def choices(study: StudyConfig, rows: pd.DataFrame) -> list[Choice]:
             higher_is_better(study.primary),
         )
         for source in study.backbones
-        for group in groups(study)
+        for group in groups_on(study, source)
     ]
 
 

@@ -35,7 +35,7 @@ def lead(content: ReportContent) -> str:
         return ""
     row = _rows(found, content)[0]
     size = f" and {row['parameters']:,.0f} parameters" if pd.notna(row.get("parameters")) else ""
-    own = f" ({found.own_mean()} over its own trials)" if found.adds_up else ""
+    own = f" ({row['observed']:.3f} over its own trials)" if found.adds_up else ""
     mean = "" if pd.isna(row["counted"]) else f", with a mean {found.response} of {row['counted']:.3f}{own}{size}"
     return " ".join([f"Recommended: {row['name']}{mean}.", _why(found, content), *_sets(found)]).replace("  ", " ")
 
@@ -130,7 +130,8 @@ def _why(found: Recommendation, content: ReportContent) -> str:
     end = "highest" if found.higher_is_better else "lowest"
     first = (max if found.higher_is_better else min)(known, key=lambda row: row["counted"])
     if first["verdict"] == CHOSEN:
-        return f"No design has a {'higher' if found.higher_is_better else 'lower'} mean."
+        how = ", with effects added up" if found.adds_up else ""
+        return f"No design has a {'higher' if found.higher_is_better else 'lower'} mean{how}."
     told = f"The {end} mean has {first['name']} ({first['counted']:.3f})"
     if first["verdict"] == EXCLUDED:
         return f"{told}, which is not in the set: {first['reason']}."

@@ -10,6 +10,7 @@ _WHERE = {
     "resolve": "study.backbones.names",
     "resolve_scorer": "study.backbones.names",
     "content_hash": "study.backbones.names",
+    "lacking": "study.backbones.names",
     "fetch": "study.backbones.names",
 }
 

@@ -10,12 +10,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapters.faults import InputFault
+from study.backbones.kinds import DENOISERS
 
 if TYPE_CHECKING:
     from torch import nn
 
 # Denoiser classes that a configuration may name; a stranger's config.json can choose nothing else.
-CLASSES = ("UNet2DConditionModel", "DiTTransformer2DModel")
+CLASSES = ("UNet2DConditionModel", "DiTTransformer2DModel", "PixArtTransformer2DModel")
+# What early diffusers called two of them, told apart by their norms; diffusers renames them likewise as it loads them.
+RENAMED = {"ada_norm_zero": "DiTTransformer2DModel", "ada_norm_single": "PixArtTransformer2DModel"}
+
+PIXART: dict[str, Any] = {
+    "_class_name": "PixArtTransformer2DModel",
+    "num_attention_heads": 16,
+    "attention_head_dim": 72,
+    "in_channels": 4,
+    "out_channels": 8,
+    "num_layers": 28,
+    "cross_attention_dim": 1152,
+    "sample_size": 64,
+    "patch_size": 2,
+    "caption_channels": 4096,
+}
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     # Stable Diffusion 1.x (runwayml/stable-diffusion-v1-5): 859,520,964 parameters.
@@ -68,6 +84,10 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "num_embeds_ada_norm": 1000,
         "norm_type": "ada_norm_zero",
     },
+    # PixArt-α, 512 pixels (PixArt-alpha/PixArt-XL-2-512x512), and PixArt-Σ (PixArt-alpha/PixArt-Sigma-XL-2-512-MS): one
+    # configuration. 610,856,096 parameters, 18,448 of them for a variance that is predicted too.
+    "pixart-alpha": PIXART,
+    "pixart-sigma": PIXART,
 }
 
 TEXT_ENCODERS: dict[str, dict[str, Any]] = {
@@ -110,7 +130,7 @@ def architecture(name: str) -> nn.Module:
 
 
 def denoiser_of(folder: Path) -> nn.Module:
-    """Build the denoiser of a pipeline folder on the meta device; reads ``unet/config.json`` only, no weights.
+    """Build the denoiser of a pipeline folder on the meta device; reads its ``config.json`` only, no weights.
 
     Raises
     ------
@@ -119,7 +139,8 @@ def denoiser_of(folder: Path) -> nn.Module:
     """
     import json
 
-    path = folder / "unet" / "config.json"
+    paths = [folder / name / "config.json" for name in DENOISERS]
+    path = next((path for path in paths if path.is_file()), paths[0])
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -150,7 +171,10 @@ def text_encoder_of(folder: Path) -> nn.Module:
 
     path = folder / "text_encoder" / "config.json"
     try:
-        return _text_model(json.loads(path.read_text(encoding="utf-8")))
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if (kind := config.get("model_type")) not in ("clip_text_model", None):
+            raise ValueError(f"its model_type is {kind!r}")
+        return _text_model(config)
     except Exception as error:  # transformers checks configurations with whatever its own code runs into
         raise InputFault(f"{path} describes no CLIP text model: {error}") from error
 
@@ -173,6 +197,8 @@ def build(config: dict[str, Any]) -> nn.Module:
         When the configuration names no known denoiser class.
     """
     name = config.get("_class_name") if isinstance(config, dict) else None
+    if name == "Transformer2DModel":
+        name = RENAMED.get(str(config.get("norm_type")), name)
     if name not in CLASSES:
         raise InputFault(f"the denoiser's class is {name!r}; known are {', '.join(CLASSES)}")
     import diffusers

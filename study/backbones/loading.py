@@ -1,32 +1,38 @@
-"""Load a StableDiffusionPipeline folder and offer what training and sampling need: encode, embed, predict, decode.
+"""Load a pipeline folder and offer what training and sampling need: encode, embed, predict, decode.
 
 Weights come from safetensors only and nothing of a folder is executed, so a stranger's folder is safe to load.
 The safety checker is left out: it sees photographs of 224 pixels and blanks drawings at random.
 """
 
 import copy
+import inspect
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 
 from adapters.faults import InputFault
+from adapters.files import parts
+from study.backbones.kinds import PIPELINES, pipeline_of
 from study.backbones.names import Source, content_hash, fetch, resolve
 
 PREDICTIONS = ("epsilon", "v_prediction")
 
+_UNUSED = {"safety_checker": None, "feature_extractor": None, "image_encoder": None, "requires_safety_checker": False}
+"""Components of a StableDiffusionPipeline that are not loaded."""
+
 
 class Backbone:
-    """A frozen pipeline and its content hash.
+    """A frozen StableDiffusionPipeline and its content hash; `PixArt` is another kind.
 
     Attributes
     ----------
     pipeline : the diffusers pipeline.
-    denoiser : its U-Net; no parameter of it requires a gradient.
+    denoiser : its U-Net or transformer; no parameter of it requires a gradient.
     source, name, hash : as `resolve`, `Source.name` and `content_hash` give them.
     size : edge of a picture, in pixels.
     device, dtype : where and in what the weights are.
@@ -36,25 +42,25 @@ class Backbone:
         from diffusers import DDPMScheduler
 
         self.pipeline = pipeline
-        self.denoiser: torch.nn.Module = pipeline.unet
+        self.denoiser = cast(Any, parts(pipeline)[0])
         self.source = source
         self.name = source.name
         self.hash = digest
         self.device = device
         self.dtype = dtype
-        self.size: int = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
+        self.size: int = self.denoiser.config.sample_size * pipeline.vae_scale_factor
         self.noiser = DDPMScheduler.from_config({"clip_sample": False, **pipeline.scheduler.config})
         self._embedded: dict[str, torch.Tensor] = {}
         self._text_is_tuned = False
         self._sizes: dict[int, Backbone] = {self.size: self}
-        for module in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+        for module in (self.denoiser, pipeline.vae, pipeline.text_encoder):
             module.requires_grad_(False).eval()
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Shape (channels, height, width) of one picture's latents."""
         edge = self.size // self.pipeline.vae_scale_factor
-        return self.pipeline.unet.config.in_channels, edge, edge
+        return self.denoiser.config.in_channels, edge, edge
 
     def at(self, size: int | None) -> "Backbone":
         """Give this backbone for pictures of another size; weights and what is put on the denoiser are shared.
@@ -65,13 +71,17 @@ class Backbone:
         """
         if size is None:
             return self
-        unit = self.pipeline.vae_scale_factor * 2 ** (len(self.pipeline.unet.config.block_out_channels) - 1)
+        unit = self.pipeline.vae_scale_factor * self._coarsest()
         if size < unit or size % unit:
             raise InputFault(f"size {size}: {self.name} draws pictures whose edge is a multiple of {unit} pixels.")
         if size not in self._sizes:  # one for all tasks of a size, so that they are tuned together
             self._sizes[size] = copy.copy(self)
             self._sizes[size].size = size
         return self._sizes[size]
+
+    def _coarsest(self) -> int:
+        """Say how many latents wide a place is where the denoiser sees fewest of them."""
+        return 2 ** (len(self.denoiser.config.block_out_channels) - 1)
 
     @property
     def timesteps(self) -> int:
@@ -113,19 +123,27 @@ class Backbone:
         """Embed prompts: (N, tokens, width). With a frozen text encoder a prompt is embedded once and remembered."""
         if self._text_is_tuned:
             distinct = list(dict.fromkeys(prompts))
-            embedded = self.pipeline.encode_prompt(distinct, self.device, 1, False)[0]
+            embedded = self._encode_prompts(distinct)
             return embedded[[distinct.index(prompt) for prompt in prompts]]
         with torch.no_grad():
             for prompt in prompts:
                 if prompt not in self._embedded:
-                    self._embedded[prompt] = self.pipeline.encode_prompt(prompt, self.device, 1, False)[0]
+                    self._embedded[prompt] = self._encode_prompts([prompt])
         return torch.cat([self._embedded[prompt] for prompt in prompts])
 
+    def _encode_prompts(self, prompts: list[str]) -> torch.Tensor:
+        embedded: torch.Tensor = self.pipeline.encode_prompt(prompts, self.device, 1, False)[0]
+        return embedded
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens of a prompt are read; the end of a longer one is cut off."""
+        return int(self.pipeline.tokenizer.model_max_length)
+
     def too_long(self, prompts: Sequence[str]) -> list[str]:
-        """List the prompts that have more tokens than the text encoder reads; their ends are cut off."""
-        tokenizer = self.pipeline.tokenizer
-        lengths = [len(tokenizer(prompt, truncation=False)["input_ids"]) for prompt in prompts]
-        return [prompt for prompt, length in zip(prompts, lengths, strict=True) if length > tokenizer.model_max_length]
+        """List the prompts that have more tokens than are read; their ends are cut off."""
+        lengths = [len(self.pipeline.tokenizer(prompt, truncation=False)["input_ids"]) for prompt in prompts]
+        return [prompt for prompt, length in zip(prompts, lengths, strict=True) if length > self.tokens]
 
     def noised(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """Add noise to latents as at the given timesteps (N,)."""
@@ -140,12 +158,61 @@ class Backbone:
     def predict(
         self, noisy: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor, condition: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Run the denoiser on (N, C, h, w) noisy latents, (N,) timesteps and (N, tokens, width) text.
+        """Run the denoiser on (N, C, h, w) noisy latents, (N,) timesteps or one for all, and text as `embed` gives it.
 
         A condition changes nothing: what was never trained with conditions takes no notice of them; see
         `study.conditioning`.
         """
         return self.denoiser(noisy, timesteps, encoder_hidden_states=context, return_dict=False)[0]
+
+
+class PixArt(Backbone):
+    """A frozen PixArtAlphaPipeline or PixArtSigmaPipeline.
+
+    PixArt masks what pads a prompt, so the text carries its mask along: `embed` gives (N, tokens, width + 1), where the
+    last feature of a token is 1 if it is read and 0 if it is padding.
+    """
+
+    @property
+    def tokens(self) -> int:
+        """As `Backbone.tokens`: as many as the pipeline reads by default, or fewer where its tokenizer says so.
+
+        T5 reads prompts of any length; its tokenizer's limit is not what the transformer was trained on.
+        """
+        default = inspect.signature(self.pipeline.encode_prompt).parameters["max_sequence_length"].default
+        return min(super().tokens, default)
+
+    def _coarsest(self) -> int:
+        return self.denoiser.config.patch_size
+
+    def _encode_prompts(self, prompts: list[str]) -> torch.Tensor:
+        text, mask, _, _ = self.pipeline.encode_prompt(prompts, False, device=self.device,
+                                                       max_sequence_length=self.tokens, clean_caption=False)
+        return torch.cat([text, mask[..., None].to(text.dtype)], dim=-1)
+
+    def predict(
+        self, noisy: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor, condition: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """As `Backbone.predict`; of a denoiser that predicts a variance too, only the target."""
+        predicted: torch.Tensor = self.denoiser(
+            noisy,
+            encoder_hidden_states=context[..., :-1],
+            encoder_attention_mask=context[..., -1],
+            timestep=timesteps.expand(len(noisy)),
+            added_cond_kwargs=self._size_of(noisy),
+            return_dict=False,
+        )[0]
+        return predicted[:, : noisy.shape[1]]
+
+    def _size_of(self, noisy: torch.Tensor) -> dict[str, torch.Tensor | None]:
+        """Give the pixels and the aspect ratio of each picture, of which the denoisers of 1024 pixels want to know."""
+        if not self.denoiser.use_additional_conditions:
+            return {"resolution": None, "aspect_ratio": None}
+        edges = torch.tensor(noisy.shape[-2:], dtype=noisy.dtype, device=noisy.device)
+        return {
+            "resolution": (edges * self.pipeline.vae_scale_factor).expand(len(noisy), 2),
+            "aspect_ratio": (edges[0] / edges[1]).expand(len(noisy), 1),
+        }
 
 
 def load(
@@ -164,45 +231,46 @@ def load(
     if prediction not in PREDICTIONS:
         raise InputFault(f"backbone {source.name}: it predicts {prediction!r}, expected {' or '.join(PREDICTIONS)}.")
     target = torch.device(device)
-    return Backbone(pipeline.to(target), source, content_hash(source), target, dtype)
+    kind = Backbone if PIPELINES[type(pipeline).__name__] == "unet" else PixArt
+    return kind(pipeline.to(target), source, content_hash(source), target, dtype)
 
 
 def _pipeline(folder: Path, name: str, dtype: torch.dtype) -> Any:
-    kind = pipeline_class()
+    named = pipeline_of(folder)
+    kind = pipeline_class(named)
+    unused = _UNUSED if named == "StableDiffusionPipeline" else {}
     try:
-        pipeline = kind.from_pretrained(
-            folder,
-            dtype=dtype,
-            safety_checker=None,
-            feature_extractor=None,
-            image_encoder=None,
-            requires_safety_checker=False,
-            use_safetensors=True,
-            local_files_only=True,
-        )
+        pipeline = kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True, **unused)
     except Exception as error:  # whatever a broken file makes the libraries raise, the folder is at fault
         reason = " ".join(str(error).split())[:300]
         raise InputFault(
             f"backbone {name}: {folder} cannot be loaded ({type(error).__name__}: {reason}). "
-            "Expected a StableDiffusionPipeline saved by save_pretrained; save or download it again."
+            f"Expected a {named} saved by save_pretrained; save or download it again."
         ) from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
-def pipeline_class() -> Any:
-    """Import StableDiffusionPipeline, quietly. All of diffusers and transformers comes with it, which takes seconds."""
+def pipeline_class(name: str = "StableDiffusionPipeline") -> Any:
+    """Import a pipeline's class, quietly. All of diffusers and transformers comes with it, which takes seconds."""
     quiet()
-    from diffusers import StableDiffusionPipeline
+    import diffusers
 
-    return StableDiffusionPipeline
+    return getattr(diffusers, name)
 
 
 def quiet() -> None:
-    """Silence what the libraries print while they load: progress bars, and hints about torchvision."""
+    """Silence what the libraries print while they load: progress bars, hints about torchvision, and that a pipeline's
+    text encoder is of another class than diffusers declares, which a PixArt pipeline with a CLIP is told each time.
+    """
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
     logging.getLogger("transformers").setLevel(logging.ERROR)
+    logging.getLogger("diffusers.pipelines.pipeline_utils").addFilter(_is_no_hint_of_types)
+
+
+def _is_no_hint_of_types(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("Expected types for")

@@ -4,7 +4,6 @@ Never imports torch. Nothing is downloaded but by `fetch`, and nothing in a fold
 """
 
 import hashlib
-import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,9 +11,10 @@ from typing import Any, Literal
 
 from adapters.faults import InputFault
 from study.backbones.architectures import ARCHITECTURES
+from study.backbones.kinds import LACKING, PIPELINES, components, pipeline_of, read_json
 
 BUILTIN = Path(__file__).resolve().parent.parent / "builtin"
-BACKBONES = ("micro-unet",)
+BACKBONES = ("micro-unet", "micro-dit")
 SCORERS = ("micro-clip", "micro-dino")
 WORLD = "world"
 """Scores by the truth of the built-in world; no model, so `resolve_scorer` does not know it."""
@@ -22,16 +22,12 @@ SEGMENTER = "segmenter"
 """Scores by what the built-in segmenter reads off pictures; no transformers model, so not of `resolve_scorer`."""
 OWN = "backbone"
 """Scores by what the trial's own backbone predicts; no other model, so `resolve_scorer` does not know it either."""
-COMPONENTS = {
-    "unet": "diffusion_pytorch_model",
-    "vae": "diffusion_pytorch_model",
-    "text_encoder": "model",
-    "tokenizer": None,
-    "scheduler": None,
-}
 LIBRARIES = {"diffusers", "transformers", "stable_diffusion"}
-READ = (".safetensors", ".json", ".txt")
+READ = (".safetensors", ".json", ".txt", ".model")
+"""Ends of the names of the files that are loaded; ``.model`` is a vocabulary of SentencePiece, as T5's."""
 TWINS = ("fp16", "bf16", "non_ema")
+_INSTALL = "Run `python -m study.builtin.train`, or install the package again."
+_REMEDY = {"micro-dit": "Run `python -m study.builtin.train --only generator-dit`, or install the package again."}
 
 
 @dataclass(frozen=True)
@@ -66,7 +62,7 @@ def resolve(name: str | dict[str, Any], root: Path | None = None) -> Source:
 
     Raises
     ------
-    InputFault : an unknown name, or a folder that is no StableDiffusionPipeline with safetensors weights.
+    InputFault : an unknown name, or a folder that is no pipeline of a known class with safetensors weights.
     """
     return _resolve(name, root, "backbone", BACKBONES)
 
@@ -145,18 +141,30 @@ def content_hash(source: Source) -> str:
     return digest.hexdigest()
 
 
+def lacking(source: Source) -> dict[str, str]:
+    """Return the positions that a backbone lacks, with the reason; none for a hub model that is not there yet."""
+    try:
+        denoiser = PIPELINES[pipeline_of(source.path or _snapshot(source, download=False))]
+    except InputFault:
+        return {}
+    return {position: f"{source.name} has no {what}" for position, what in LACKING[denoiser].items()}
+
+
 def unknown_words(source: Source, text: str) -> list[str]:
     """List the words of `text` that the model's tokenizer does not know whole (it spells them letter by letter).
 
-    A CLIP vocabulary marks a word's end with `</w>`; a word without such an entry is split.
+    A CLIP vocabulary marks a word's end with `</w>`; a word without such an entry is split. Of other tokenizers, which
+    know words in parts by design, nothing is listed.
     """
     folder = source.path or _snapshot(source, download=False)
     tokens = folder / "tokenizer" if source.role == "backbone" else folder
     vocabulary: dict[str, int] = {}
     if (tokens / "vocab.json").is_file():
-        vocabulary = _json(tokens / "vocab.json")
+        vocabulary = read_json(tokens / "vocab.json")
     elif (tokens / "tokenizer.json").is_file():
-        vocabulary = _json(tokens / "tokenizer.json").get("model", {}).get("vocab", {})
+        vocabulary = read_json(tokens / "tokenizer.json").get("model", {}).get("vocab", {})
+    if not any(token.endswith("</w>") for token in vocabulary if isinstance(token, str)):
+        return []
     return [word for word in text.lower().split() if f"{word}</w>" not in vocabulary]
 
 
@@ -170,7 +178,8 @@ def _snapshot(source: Source, download: bool) -> Path:
 
     twins = [f"*.{twin}.*" for twin in TWINS]
     if source.role == "backbone":
-        wanted, unwanted = ["model_index.json", *(f"{name}/*{end}" for name in COMPONENTS for end in READ)], twins
+        folders = dict.fromkeys(name for pipeline in PIPELINES for name in components(pipeline))
+        wanted, unwanted = ["model_index.json", *(f"{name}/*{end}" for name in folders for end in READ)], twins
     else:
         wanted, unwanted = [f"*{end}" for end in READ], [*twins, "*/*"]
     try:
@@ -194,33 +203,32 @@ def _snapshot(source: Source, download: bool) -> Path:
 
 
 def _check(source: Source, folder: Path) -> None:
-    hint = " Run `python -m study.builtin.train`, or install the package again." if source.kind == "builtin" else ""
+    hint = f" {_REMEDY.get(source.name, _INSTALL)}" if source.kind == "builtin" else ""
+    if not folder.is_dir():
+        raise InputFault(f"{source.role} {source.name}: there is no folder {folder}.{hint}")
     if source.role == "scorer":
         faults = [] if (folder / "config.json").is_file() else ["config.json is missing"]
         faults += _weight_faults(folder, "model")
     else:
         faults = _pipeline_faults(folder)
     if faults:
-        what = "StableDiffusionPipeline" if source.role == "backbone" else "transformers model"
+        what = "diffusers pipeline" if source.role == "backbone" else "transformers model"
         raise InputFault(f"{source.role} {source.name}: {folder} is no sound {what} folder: {'; '.join(faults)}.{hint}")
 
 
 def _pipeline_faults(folder: Path) -> list[str]:
-    if not (folder / "model_index.json").is_file():
-        return ["model_index.json is missing"]
     try:
-        index = _json(folder / "model_index.json")
+        pipeline = pipeline_of(folder)
     except InputFault as fault:
         return [str(fault)]
-    if index.get("_class_name") != "StableDiffusionPipeline":
-        return [f"its class is {index.get('_class_name')!r}, expected 'StableDiffusionPipeline'"]
+    index = read_json(folder / "model_index.json")
     # A library named here is imported by diffusers, so a stranger's folder may name only known ones.
     faults = [
         f"{key} is of the library {entry[0]!r}, expected one of {', '.join(sorted(LIBRARIES))}"
         for key, entry in index.items()
         if isinstance(entry, list) and entry and entry[0] not in {*LIBRARIES, None}
     ]
-    for component, weights in COMPONENTS.items():
+    for component, weights in components(pipeline).items():
         entry = index.get(component)
         if not (isinstance(entry, list) and len(entry) == 2):
             faults.append(f"model_index.json names {entry!r} as {component}, expected [library, class]")
@@ -237,7 +245,7 @@ def _weight_faults(folder: Path, stem: str) -> list[str]:
     index = folder / f"{stem}.safetensors.index.json"
     if index.is_file():
         try:
-            shards = set(_json(index).get("weight_map", {}).values())
+            shards = set(read_json(index).get("weight_map", {}).values())
         except InputFault as fault:
             return [str(fault)]
         return [f"{folder.name}/{shard} is missing" for shard in sorted(shards) if not (folder / shard).is_file()]
@@ -248,7 +256,7 @@ def _weight_faults(folder: Path, stem: str) -> list[str]:
 
 def _files(folder: Path, role: str) -> list[Path]:
     """List the files that are loaded, in the order of their names; half-precision twins are not."""
-    inside = [folder / name for name in COMPONENTS] if role == "backbone" else [folder]
+    inside = [folder / name for name in components(pipeline_of(folder))] if role == "backbone" else [folder]
     found = [path for place in inside for path in place.iterdir() if path.suffix in READ and path.is_file()]
     found = [path for path in found if path.stem.rpartition(".")[2] not in TWINS]
     if role == "backbone":
@@ -260,13 +268,3 @@ def _files(folder: Path, role: str) -> list[Path]:
 def _file_hash(path: Path, mtime: int, size: int) -> str:
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputFault(f"{path.name} is no JSON text ({error})") from error
-    if not isinstance(content, dict):
-        raise InputFault(f"{path.name} holds {type(content).__name__}, expected an object")
-    return content

@@ -1,4 +1,4 @@
-"""The architectures of the built-in models: a Stable-Diffusion-like pipeline and the scorers, all tiny.
+"""The architectures of the built-in models: two pipelines, like Stable Diffusion and PixArt, and the scorers, all tiny.
 
 Building gives random weights; `study.builtin.train` trains them and writes the folders that ship.
 """
@@ -8,7 +8,8 @@ import string
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, PixArtTransformer2DModel, UNet2DConditionModel
+from torch import nn
 from transformers import (
     CLIPConfig,
     CLIPImageProcessorPil,
@@ -24,6 +25,8 @@ from study.world.captions import WORDS
 
 PIXELS = 64
 TOKENS = 24
+PIXART_TOKENS = 120
+"""What diffusers' PixArt pipeline pads prompts to by default; the padding is masked, so it changes nothing."""
 WIDTH = 96
 START, END = "<|startoftext|>", "<|endoftext|>"
 
@@ -66,16 +69,40 @@ def unet() -> UNet2DConditionModel:
         down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2)
 
 
-def _text_config(words: CLIPTokenizer) -> CLIPTextConfig:
+def transformer() -> PixArtTransformer2DModel:
+    """Diffusion transformer: eight SA→CA→FFN blocks on the 64 patches of 2×2 latents, initialised as PixArt-α's.
+
+    As many operations a picture as `unet`, so that studies on either take about as long.
+    """
+    model = PixArtTransformer2DModel(
+        sample_size=16, in_channels=8, out_channels=8, patch_size=2, num_layers=8, num_attention_heads=6,
+        attention_head_dim=32, cross_attention_dim=192, caption_channels=WIDTH)
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    projection = model.pos_embed.proj.weight
+    nn.init.xavier_uniform_(projection.view(len(projection), -1))
+    embedder, caption = model.adaln_single.emb.timestep_embedder, model.caption_projection
+    for layer in (embedder.linear_1, embedder.linear_2, model.adaln_single.linear, caption.linear_1, caption.linear_2):
+        nn.init.normal_(layer.weight, std=0.02)
+    # What the network and its cross-attentions add is nothing at first.
+    for layer in (model.proj_out, *(block.attn2.to_out[0] for block in model.transformer_blocks)):
+        nn.init.zeros_(layer.weight)
+    return model
+
+
+def _text_config(words: CLIPTokenizer, positions: int = TOKENS) -> CLIPTextConfig:
     return CLIPTextConfig(
         vocab_size=len(words), hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_hidden_layers=3,
-        num_attention_heads=4, max_position_embeddings=TOKENS, projection_dim=WIDTH,
+        num_attention_heads=4, max_position_embeddings=positions, projection_dim=WIDTH,
         bos_token_id=words.bos_token_id, eos_token_id=words.eos_token_id, pad_token_id=words.pad_token_id)
 
 
-def text_encoder(words: CLIPTokenizer) -> CLIPTextModel:
+def text_encoder(words: CLIPTokenizer, positions: int = TOKENS) -> CLIPTextModel:
     """Text encoder that conditions the denoiser."""
-    return CLIPTextModel(_text_config(words))
+    return CLIPTextModel(_text_config(words, positions))
 
 
 def scheduler() -> DPMSolverMultistepScheduler:

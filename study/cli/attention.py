@@ -43,7 +43,7 @@ def command(
     if (trial is None) == (best is None):
         raise InputFault("give either --trial ID or --best N")
     if output is not None:
-        _check_output(output)
+        check_output(output)
     from study.attention import attention
 
     with plain_warnings():
@@ -60,7 +60,7 @@ def command(
         print_table("attention", found.shown(), found.explain())
 
 
-def _check_output(output: Path) -> None:
+def check_output(output: Path) -> None:
     """Raise InputFault unless a figure can be written there."""
     parent = output.absolute().parent
     if output.suffix.lower() != ".png":

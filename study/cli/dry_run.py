@@ -22,9 +22,9 @@ def describe(study: Study) -> Iterator[str]:
         yield f"  {name}: {', '.join(space.levels(name))}"
     yield f"fixed: {', '.join(f'{name}={level}' for name, level in space.fixed.items()) or 'none'}"
     yield "forbidden cells:" if space.complete else f"forbidden cells, of {space.looked_at} drawn at random:"
-    for reason, count in space.left_out.items():
+    for reason, count in config.left_out.items():
         yield f"  {count}: {reason}"
-    if not space.left_out:
+    if not config.left_out:
         yield "  none"
     yield "components (levels of different components cannot be compared through the two factors):"
     parted = False
@@ -39,15 +39,21 @@ def describe(study: Study) -> Iterator[str]:
         yield "  one: every level is connected with every other"
     designs, tasks, seeds = len(space.designs), len(config.tasks), len(config.seeds)
     backbones = len(config.backbones)
+    on = {source.name: len(config.designs_on(source)) for source in config.backbones}
     told = space.chosen.told
     yield f"designs: {designs}" + (f" of {len(space.valid)} valid ones" if told else "")
     for line in told:
         yield f"  {line}"
     yield f"tasks: {', '.join(task.name for task in config.tasks)}"
     yield f"seeds: {', '.join(map(str, config.seeds))}"
-    total = designs * tasks * seeds * backbones
-    counts = {"design": designs, "task": tasks, "seed": seeds} | ({"backbone": backbones} if backbones > 1 else {})
-    of = " × ".join(_several(count, name) for name, count in counts.items())
+    total = sum(on.values()) * tasks * seeds
+    of = " × ".join(_several(count, name) for name, count in (("task", tasks), ("seed", seeds)))
+    if len(set(on.values())) > 1:
+        shares = [f"{_several(number, 'design')} on {name}" for name, number in on.items()]
+        of = f"{' + '.join(shares)}, each × {of}"
+    else:
+        of = f"{_several(on[config.backbones[0].name], 'design')} × {of}"
+        of += f" × {_several(backbones, 'backbone')}" if backbones > 1 else ""
     yield f"trials: {total} ({of}), and {tasks * seeds * backbones} of the untuned backbone to compare with"
     yield from _tuning(study)
     yield from _remaining(study)
@@ -73,17 +79,17 @@ def _tuning(study: Study) -> Iterator[str]:
         design = " ".join(f"{key}={value}" for key, value in group.designs[0].items())
         yield f"  {group.name}: {grid}; tried on {design} for {_several(len(group.designs), 'design')}"
         for choice in choices:
-            if choice.group == group and choice.chosen:
+            if choice.group.name == group.name and choice.chosen:
                 where = f" on {choice.backbone}" if backbones > 1 else ""
                 point = ", ".join(f"{key} {value}" for key, value in choice.chosen.values.items())
                 yield f"    chosen{where}: {point}"
     left = len(config.space.designs) - sum(len(group.designs) for group in groups)
     if left:
         yield f"  not tuned: {_several(left, 'design')} with nothing to train, or set by hand under `protocol_by`"
-    points = sum(len(group.points) for group in groups)
-    of = [_several(points, "grid point"), _several(tasks, "task"), _several(seeds, "seed")]
-    of += [_several(backbones, "backbone")] * (backbones > 1)
-    yield f"tune trials: {points * tasks * seeds * backbones} ({' × '.join(of)})"
+    points = sum(len(group.points) for source in config.backbones for group in tuning.groups_on(config, source))
+    over = f"grid point{'s' * (points != 1)}" + (f" on {_several(backbones, 'backbone')}" if backbones > 1 else "")
+    of = [f"{points} {over}", _several(tasks, "task"), _several(seeds, "seed")]
+    yield f"tune trials: {points * tasks * seeds} ({' × '.join(of)})"
 
 
 def _several(count: int, name: str) -> str:

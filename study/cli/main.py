@@ -32,6 +32,7 @@ COMMANDS = {
     "confirm": "Compare a recipe with other methods on tasks that nothing used.",
     "attention": "Show what trained trials attend to, beside the untuned model.",
     "noise-difference": "Map what the subject's word changes in the predicted noise.",
+    "weights": "Ask of full tuning's changes whether TLoRA's transform lowers their rank.",
     "report": "Write a study's report as an HTML page or as Markdown.",
     "train": "Train a recipe on a folder of pictures and keep the adapter.",
     "export": "Write a trained adapter in a format that other programs read.",

@@ -10,6 +10,7 @@ import typer
 
 from adapters.designs import count, normalise
 from adapters.faults import InputFault
+from study.backbones.kinds import DENOISERS
 from study.backbones.names import Source, resolve
 
 if TYPE_CHECKING:
@@ -97,10 +98,14 @@ def _downloaded(source: Source) -> Path:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        found = try_to_load_from_cache(source.id or "", "unet/config.json", revision=source.revision)
+        cached = [
+            try_to_load_from_cache(source.id or "", f"{name}/config.json", revision=source.revision)
+            for name in DENOISERS
+        ]
     except HFValidationError as error:
         raise InputFault(f"backbone {source.name} is no valid hub id: {error}") from error
-    if not isinstance(found, str):
+    found = next((path for path in cached if isinstance(path, str)), None)
+    if found is None:
         raise InputFault(
             f"backbone {source.name}: no folder, and not downloaded to this machine; `params` never downloads. "
             "Give a folder, a built-in name or arch:…"

@@ -87,7 +87,7 @@ def planned(study: Study, factors: list[str]) -> pd.DataFrame:
     rows = [
         {"backbone": source.name, DESIGN: canonical_json(design), **{key: text(value) for key, value in design.items()}}
         for source in study.config.backbones
-        for design in study.config.space.designs
+        for design in study.config.designs_on(source)
     ]
     return pd.DataFrame(rows)[factors]
 

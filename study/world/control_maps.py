@@ -1,4 +1,4 @@
-"""What a scene's picture is to look like, as maps from its geometry: edges, segmentation and landmarks.
+"""What a scene's picture is to look like, as maps: edges, segmentation and landmarks, from geometry, not from pixels.
 
 A map belongs to a scene and can be drawn at any size; `study.control_scores` reads maps back from generated pictures.
 """

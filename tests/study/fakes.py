@@ -15,6 +15,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
+from study.backbones.kinds import components
 from study.executors.local import LocalExecutor
 from study.study import Study
 from study.trial import Pack, Progress, Sink, TrialResult
@@ -46,25 +47,24 @@ REFERENCES = 2 * 2
 
 def folders(root: Path) -> None:
     """Write what a study names: a pipeline and a scorer by their files only, and two photographs."""
-    index = {"_class_name": "StableDiffusionPipeline"}
-    for component, weights in {
-        "unet": "diffusion_pytorch_model",
-        "vae": "diffusion_pytorch_model",
-        "text_encoder": "model",
-        "tokenizer": None,
-        "scheduler": None,
-    }.items():
-        index[component] = ["diffusers", "Any"]
-        (root / "pipe" / component).mkdir(parents=True)
-        if weights:
-            (root / "pipe" / component / f"{weights}.safetensors").write_bytes(component.encode())
-    (root / "pipe" / "model_index.json").write_text(json.dumps(index))
+    pipeline(root / "pipe", "StableDiffusionPipeline")
     (root / "scorer").mkdir()
     (root / "scorer" / "config.json").write_text("{}")
     (root / "scorer" / "model.safetensors").write_bytes(b"weights")
     (root / "photos").mkdir()
     for shade in (60, 180):
         Image.new("RGB", (32, 32), (shade, 90, 30)).save(root / "photos" / f"{shade}.png")
+
+
+def pipeline(folder: Path, kind: str) -> None:
+    """Write a pipeline by its files only."""
+    index: dict[str, object] = {"_class_name": kind}
+    for component, weights in components(kind).items():
+        index[component] = ["diffusers", "Any"]
+        (folder / component).mkdir(parents=True)
+        if weights:
+            (folder / component / f"{weights}.safetensors").write_bytes(component.encode())
+    (folder / "model_index.json").write_text(json.dumps(index))
 
 
 def study_file(root: Path, **changes: object) -> Path:

@@ -97,6 +97,14 @@ def test_an_unknown_name_lists_what_is_known(name):
         resolve(name)
 
 
+def test_a_built_in_backbone_that_is_not_there_says_what_makes_it(monkeypatch, tmp_path):
+    monkeypatch.setattr("study.backbones.names.BUILTIN", tmp_path)
+    with pytest.raises(InputFault, match="micro-dit: there is no folder .*--only generator-dit"):
+        resolve("micro-dit")
+    with pytest.raises(InputFault, match="micro-unet: there is no folder .*install the package again"):
+        resolve("micro-unet")
+
+
 def test_hub_ids_are_recognised_without_a_download():
     assert resolve("org/model").kind == "hub"
     pinned = resolve({"id": "org/model", "revision": "abc"})

@@ -3,12 +3,16 @@
 import numpy as np
 import pytest
 import torch
+from diffusers import PixArtTransformer2DModel
+from safetensors.torch import load_file
 from torch import nn
 
+from adapters.positions import PAIRS, blocks
 from study.builtin import architecture
 from study.builtin.train import loop
 from study.builtin.train.pool import draw_pool, held_out, held_out_pool
 from study.builtin.train.scorers import ATTRIBUTES, AttributeClassifier, labels
+from study.builtin.train.transformer import read_mask, train_transformer
 from study.world.captions import RARE_TOKENS, WORDS, caption
 
 
@@ -87,3 +91,59 @@ def test_the_classifier_reads_every_attribute_and_ignores_nameless_colours():
     truth = labels(pool.scenes)
     assert [ATTRIBUTES["kind"][i] for i in truth["kind"]] == [scene.kind for scene in pool.scenes]
     assert labels([type(pool.scenes[0])(**{**vars(pool.scenes[0]), "colour": None})])["colour"].item() == -100
+
+
+def test_a_training_of_given_minutes_counts_those_before_it_was_stopped(tmp_path, monkeypatch, capsys):
+    clock = iter(range(10_000))
+    monkeypatch.setattr(loop.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY", 10)
+    line = Line()
+
+    def dies(step, shard):
+        if step == 25:
+            raise KeyboardInterrupt
+        return loss_of(line)(step, shard)
+
+    with pytest.raises(KeyboardInterrupt):
+        loop.optimise("line", [line], dies, 1, 0.1, tmp_path, minutes=1, warm_up=5)
+    loop.optimise("line", [line], loss_of(line), 1, 0.1, tmp_path, minutes=1, warm_up=5)
+    # The clock ticks as each part starts and at each step: second 60 comes before a 60th step. 20 seconds are resumed.
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[2].rstrip(",") for line in lines] == ["10", "20", "30", "40", "50"]
+    # Full until the last 15 seconds, of which 10 are left at the 50th step.
+    assert [line.split("rate ")[1].split(",")[0] for line in lines] == ["0.1"] * 4 + [f"{0.1 * 10 / 15:.2g}"]
+    assert load_file(tmp_path / "line.safetensors")["step"] == 59
+
+
+def test_captions_drawn_ahead_by_other_processes_train_the_same_transformer(tmp_path, words):
+    pool = held_out_pool(4, 0)
+    latents = torch.randn(4, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+
+    def train(folder, workers):
+        torch.manual_seed(0)
+        small = PixArtTransformer2DModel(
+            sample_size=4, in_channels=2, out_channels=2, patch_size=2, num_layers=1, num_attention_heads=2,
+            attention_head_dim=8, cross_attention_dim=16, caption_channels=96)
+        networks = small, architecture.text_encoder(words, architecture.PIXART_TOKENS)
+        train_transformer(*networks, words, architecture.scheduler(), latents, pool.scenes, 6, 0, folder, 8,
+                          workers=workers)
+        return networks[0].state_dict()
+
+    whole = train(tmp_path / "whole", 0)
+    ahead = train(tmp_path / "ahead", 1)
+    assert all(torch.equal(whole[name], ahead[name]) for name in whole)
+
+
+def test_what_is_read_of_a_caption_is_what_the_tokenizer_says(words):
+    captions = ["", "a photo of a robot", "sks " * 40]
+    said = words(captions, padding="max_length", max_length=architecture.TOKENS, truncation=True, return_tensors="pt")
+    assert read_mask(said.input_ids, words.eos_token_id).equal(said.attention_mask)
+
+
+def test_the_diffusion_transformer_starts_as_nothing_and_has_every_position_of_a_transformer_block():
+    transformer = architecture.transformer()
+    with torch.no_grad():
+        predicted = transformer(torch.randn(1, 8, 16, 16), torch.randn(1, 24, 96), torch.tensor([5])).sample
+    assert predicted.abs().max() == 0
+    pairs = [pair for pair in PAIRS if not pair[0].startswith("Res_")]
+    assert len(pairs) == 17 and all(len(blocks(transformer, *pair)) == 8 for pair in pairs)

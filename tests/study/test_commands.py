@@ -224,7 +224,10 @@ def imports(package: str) -> dict[str, set[str]]:
     return found
 
 
-LOOKS_AT_A_DENOISER = ("analysis/attention.py", "analysis/attention_capture.py", "analysis/noise_difference.py")
+LOOKS_AT_A_DENOISER = (
+    "analysis/attention.py", "analysis/attention_capture.py", "analysis/noise_difference.py",
+    "analysis/weight_sources.py",
+)  # fmt: skip
 """Files of `analysis` that need torch; statistics never do."""
 
 

@@ -187,6 +187,9 @@ def test_shipped_studies_are_right_and_as_large_as_declared(monkeypatch, root):
         (root / scorer).mkdir()
         for file in ("config.json", "model.safetensors"):
             (root / scorer / file).write_bytes((root / "scorer" / file).read_bytes())
+    fakes.pipeline(root / "micro-dit", "PixArtAlphaPipeline")
+    transfer = config.read(config.find("transfer"))
+    assert [len(transfer.designs_on(source)) for source in transfer.backbones] == [20, 17]  # 3 pairs are of ResNets
     sizes = {name: config.read(config.find(name)) for name in ("quick", "paper", "paper-micro")}
     designs = {name: len(study.space.designs) for name, study in sizes.items()}
     # 20 pairs; 20 x 4 activations x 4 scales; 18 pairs x 4 activations, and two pairs x 4 activations x 4 scales.

@@ -3,15 +3,25 @@ import torch
 
 from adapters.faults import InputFault
 from study.backbones import load
+from study.backbones.loading import PixArt
 from study.sampling import sample, scheduler_for, start_latents
 from tests.study import tiny
 
 PROMPTS = ["a photo of a robot", "a red lamp on grass", "a dog"]
 
 
-@pytest.fixture(scope="module", params=["epsilon", "v_prediction"])
+KINDS = {
+    "epsilon": tiny.pipeline_folder,
+    "v_prediction": lambda root: tiny.pipeline_folder(root, "v_prediction"),
+    "pixart": tiny.pixart_folder,
+    "pixart with a T5 that predicts a variance": lambda root: tiny.pixart_folder(root, "epsilon", "t5"),
+    "pixart of 1024 pixels": lambda root: tiny.pixart_folder(root, sample_size=128),
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
 def backbone(request, tmp_path_factory):
-    return load(str(tiny.pipeline_folder(tmp_path_factory.mktemp("models"), request.param)))
+    return load(str(KINDS[request.param](tmp_path_factory.mktemp("models")))).at(tiny.SIZE)
 
 
 @pytest.mark.parametrize("guidance", [1.0, 5.0])
@@ -22,9 +32,11 @@ def test_sampling_equals_the_diffusers_pipeline(backbone, sampler, guidance):
     # Oracle: the pipeline's own call with the same scheduler and start latents.
     kept = backbone.pipeline.scheduler
     backbone.pipeline.scheduler = scheduler_for(backbone, sampler)
+    pixart = {"clean_caption": False, "use_resolution_binning": False} if isinstance(backbone, PixArt) else {}
     theirs = backbone.pipeline(
-        PROMPTS, num_inference_steps=6, guidance_scale=guidance, latents=start, output_type="latent"
-    ).images
+        PROMPTS, num_inference_steps=6, guidance_scale=guidance, latents=start, output_type="latent",
+        height=tiny.SIZE, width=tiny.SIZE, **pixart,
+    ).images  # fmt: skip
     backbone.pipeline.scheduler = kept
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDPMScheduler,
+    PixArtAlphaPipeline,
+    PixArtTransformer2DModel,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from transformers import (
     CLIPConfig,
     CLIPImageProcessorPil,
@@ -16,6 +23,9 @@ from transformers import (
     CLIPTokenizer,
     ResNetConfig,
     ResNetModel,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
 )
 
 WORDS = ["a", "photo", "of", "on", "in", "the", "sks", "robot", "lamp", "grass", "snow", "red", "dog"]
@@ -80,31 +90,15 @@ def pipeline_folder(root: Path, prediction: str = "epsilon", seed: int = 0) -> P
         attention_head_dim=8,
         norm_num_groups=8,
     )
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(8, 8, 8),
-        norm_num_groups=4,
-        latent_channels=4,
-        sample_size=SIZE,
-        scaling_factor=0.5,
-    )
+    vae = autoencoder()
     words = tokenizer(root / "tokenizer", 16)
-    scheduler = DDPMScheduler(
-        beta_schedule="scaled_linear",
-        beta_start=0.00085,
-        beta_end=0.012,
-        clip_sample=False,
-        prediction_type=prediction,
-        steps_offset=1,
-    )
     text_encoder = CLIPTextModel(text_config())
     pipeline = StableDiffusionPipeline(
         vae,
         text_encoder,
         words,
         unet,
-        scheduler,
+        scheduler(prediction),
         None,
         None,
         requires_safety_checker=False,  # type: ignore[arg-type]
@@ -113,6 +107,80 @@ def pipeline_folder(root: Path, prediction: str = "epsilon", seed: int = 0) -> P
         module.half()
     pipeline.save_pretrained(folder)
     return folder
+
+
+def pixart_folder(root: Path, prediction: str = "v_prediction", text: str = "clip", **changes: int) -> Path:
+    """Save a random PixArtAlphaPipeline (32-pixel pictures, 8x8x4 latents, fp16) and return its folder.
+
+    Its text encoder is a CLIP of 120 positions, or with `text="t5"` a T5 whose tokenizer is a SentencePiece model, as
+    published ones are, and its denoiser then predicts a variance too, as theirs do.
+    """
+    torch.manual_seed(0)
+    folder = root / "-".join(["tiny-pixart", prediction, text, *map(str, changes.values())])
+    sizes = {"sample_size": 8, "out_channels": 8 if text == "t5" else 4, **changes}
+    transformer = PixArtTransformer2DModel(
+        num_attention_heads=3, attention_head_dim=8, num_layers=2, cross_attention_dim=24, caption_channels=16, **sizes
+    )
+    vae = autoencoder()
+    if text == "t5":
+        words = t5_tokenizer(root / "t5-tokenizer")
+        text_encoder = T5EncoderModel(
+            T5Config(vocab_size=len(words), d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+        )
+    else:
+        words = tokenizer(root / "tokenizer", 16)
+        text_encoder = CLIPTextModel(text_config(max_position_embeddings=120))
+    pipeline = PixArtAlphaPipeline(words, text_encoder, vae, transformer, scheduler(prediction))
+    for module in (transformer, vae, text_encoder):
+        module.half()
+    pipeline.save_pretrained(folder)
+    if text == "t5":  # what is saved anew has a tokenizer.json; published folders do not
+        for file in (folder / "tokenizer").iterdir():
+            file.unlink()
+        for file in (root / "t5-tokenizer").iterdir():
+            (folder / "tokenizer" / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+def t5_tokenizer(folder: Path) -> T5Tokenizer:
+    """Train a SentencePiece model of T5's kind on a few sentences; write it as published ones are, and load it."""
+    from sentencepiece import SentencePieceTrainer
+
+    folder.mkdir(parents=True, exist_ok=True)
+    SentencePieceTrainer.train(
+        sentence_iterator=iter([f"a photo of a {word} on {word}" for word in WORDS]),
+        model_prefix=str(folder / "spiece"), vocab_size=40, hard_vocab_limit=False,
+        pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2,
+    )  # fmt: skip
+    (folder / "spiece.vocab").unlink()
+    config = {"tokenizer_class": "T5Tokenizer", "model_max_length": 512, "extra_ids": 0}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return T5Tokenizer.from_pretrained(folder)
+
+
+def autoencoder() -> AutoencoderKL:
+    """An autoencoder of 32-pixel pictures, to latents of 8x8x4."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(8, 8, 8),
+        norm_num_groups=4,
+        latent_channels=4,
+        sample_size=SIZE,
+        scaling_factor=0.5,
+    )
+
+
+def scheduler(prediction: str) -> DDPMScheduler:
+    """The noise schedule of Stable Diffusion."""
+    return DDPMScheduler(
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        clip_sample=False,
+        prediction_type=prediction,
+        steps_offset=1,
+    )
 
 
 def clip_folder(root: Path, seed: int = 1) -> Path:

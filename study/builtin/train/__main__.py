@@ -2,18 +2,18 @@
 
 Hours on two CPU cores. The drawings and each stage's checkpoints are kept in the work folder, so a rebuild that was
 stopped goes on where it was when the same command runs again. The first five stages need nothing of each other and may
-run side by side.
+run side by side. The stages of micro-dit run only when they are named: they want a GPU, and micro-unet's autoencoder.
 """
 
 import argparse
 import hashlib
 import json
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL, PixArtAlphaPipeline, StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from study.builtin import architecture
@@ -21,29 +21,36 @@ from study.builtin.segmenter import PartSegmenter
 from study.builtin.train import autoencoder, measure, scorers, segmenter
 from study.builtin.train.generator import train_generator
 from study.builtin.train.pool import Pool, draw_pool, held_out_pool
+from study.builtin.train.transformer import train_transformer
+from study.world.captions import caption
 
-PICTURES = 24_000
-STEPS = {"autoencoder": 1600, "generator": 9000, "clip": 4800, "dino": 900, "classifier": 1600, "segmenter": 600}
+PICTURES = {"micro-dit": 128_000, "others": 24_000}
+STEPS = {"autoencoder": 1600, "generator": 9000, "clip": 4800, "dino": 900, "classifier": 1600, "segmenter": 600,
+         "generator-dit": 12_000}
 SEGMENTED = 4_000
 """Drawings that the segmenter learns from."""
 
 
 class Build:
-    """One rebuild: where it writes, and the drawings it shares between stages."""
+    """One rebuild: what was asked for, and the drawings that its stages share."""
 
-    def __init__(self, out: Path, work: Path, seed: int, workers: int, steps: dict[str, int]) -> None:
-        self.out, self.work, self.seed, self.workers, self.steps = out, work, seed, workers, steps
-        self.words = architecture.tokenizer(out / "micro-unet" / "tokenizer")
-        self.words.save_pretrained(out / "micro-unet" / "tokenizer")
+    def __init__(self, asked: argparse.Namespace) -> None:
+        self.asked = asked
+        self.out: Path = asked.out
+        self.work: Path = asked.work
+        self.seed: int = asked.seed
+        self.steps = STEPS
+        self.words = architecture.tokenizer(self.out / "micro-unet" / "tokenizer")
+        self.words.save_pretrained(self.out / "micro-unet" / "tokenizer")
 
     @cached_property
     def pool(self) -> Pool:
-        """The drawings that most stages learn from; drawn when the first of them asks."""
-        return draw_pool(PICTURES, self.seed, self.workers, self.work)
+        """The drawings that all models but the transformer learn from."""
+        return draw_pool(PICTURES["others"], self.seed, self.asked.workers, self.work)
 
     @cached_property
     def test(self) -> Pool:
-        """Drawings of combinations kept from training."""
+        """Drawings of what was kept from training."""
         return held_out_pool(500, self.seed)
 
     def autoencoder(self) -> None:
@@ -55,24 +62,47 @@ class Build:
 
     def generator(self) -> None:
         """Train denoiser and text encoder on the autoencoder's latents; write the whole pipeline."""
-        vae = AutoencoderKL.from_pretrained(self.out / "micro-unet" / "vae", torch_dtype=torch.float32)
-        vae.register_to_config(_name_or_path="")
+        vae = self._vae()
         torch.manual_seed(self.seed + 3)
         unet, text_encoder = architecture.unet(), architecture.text_encoder(self.words)
         scheduler = architecture.scheduler()
-        train_generator(unet, text_encoder, self.words, scheduler, self._latents(vae), self.pool.scenes,
+        train_generator(unet, text_encoder, self.words, scheduler, self._latents(vae, self.pool), self.pool.scenes,
                         self.steps["generator"], self.seed, self.work)
         StableDiffusionPipeline(vae.half(), text_encoder.half(), self.words, unet.half(), scheduler, None, None,
                                 requires_safety_checker=False).save_pretrained(self.out / "micro-unet")
         architecture.declare_float32(self.out / "micro-unet" / "text_encoder")
 
-    def _latents(self, vae: AutoencoderKL) -> torch.Tensor:
-        """Latents of the pool; minutes of work, so they are kept under the hash of the weights that made them."""
+    def generator_dit(self) -> None:
+        """Train transformer and text encoder on latents of the autoencoder of micro-unet; write the whole pipeline."""
+        vae, asked = self._vae(), self.asked
+        pool = draw_pool(asked.pictures, self.seed, asked.workers, self.work)
+        latents = self._latents(vae, pool)
+        torch.manual_seed(self.seed + 6)
+        transformer = architecture.transformer()
+        text_encoder = architecture.text_encoder(self.words, architecture.PIXART_TOKENS)
+        scheduler = architecture.scheduler()
+        train_transformer(transformer, text_encoder, self.words, scheduler, latents, pool.scenes,
+                          self.steps["generator-dit"], self.seed, self.work, asked.batch, asked.minutes,
+                          asked.workers if asked.device != "cpu" else 0, asked.device)
+        words = architecture.tokenizer(self.out / "micro-dit" / "tokenizer")
+        PixArtAlphaPipeline(words, text_encoder.cpu().half(), vae.half(), transformer.cpu().half(),
+                            scheduler).save_pretrained(self.out / "micro-dit")
+        architecture.declare_float32(self.out / "micro-dit" / "text_encoder")
+
+    def _vae(self) -> AutoencoderKL:
+        vae = AutoencoderKL.from_pretrained(self.out / "micro-unet" / "vae", torch_dtype=torch.float32)
+        vae.register_to_config(_name_or_path="")
+        return vae
+
+    def _latents(self, vae: AutoencoderKL, pool: Pool) -> torch.Tensor:
+        """Latents of a pool; minutes of work, so they are kept under the hash of the weights that made them."""
         weights = (self.out / "micro-unet" / "vae" / "diffusion_pytorch_model.safetensors").read_bytes()
-        file = self.work / f"latents-{hashlib.sha256(weights).hexdigest()[:16]}.safetensors"
+        digest = hashlib.sha256(weights).hexdigest()[:16]
+        file = self.work / f"latents-{digest}-{len(pool)}-{self.seed}.safetensors"
         if not file.exists():
             making = file.with_suffix(".making")
-            save_file({"latents": autoencoder.encode(vae, self.pool.pixels)}, making)
+            save_file({"latents": autoencoder.encode(vae.to(self.asked.device), pool.pixels)}, making)
+            vae.cpu()
             making.replace(file)
         return load_file(file)["latents"]
 
@@ -102,10 +132,24 @@ class Build:
         """Train and write the segmenter that reads control maps off pictures."""
         torch.manual_seed(self.seed + 5)
         model = PartSegmenter()
-        pool = draw_pool(SEGMENTED, self.seed, self.workers, self.work)
+        pool = draw_pool(SEGMENTED, self.seed, self.asked.workers, self.work)
         segmenter.train_segmenter(model, pool, self.steps["segmenter"], self.seed, self.work)
         save_file({name: value.half() for name, value in model.state_dict().items()},
                   self.out / "segmenter.safetensors")
+
+    def measure_dit(self) -> None:
+        """Measure micro-dit, as plain diffusers loads it, on the captions that micro-unet is measured on."""
+        pipeline = PixArtAlphaPipeline.from_pretrained(self.out / "micro-dit", torch_dtype=torch.float32)
+        draw = partial(measure.generate_plainly, pipeline.to(self.asked.device), seed=self.seed)
+        scenes = self.test.scenes[:400]
+        measured = scorers.accuracy(self._classifier(), draw([caption(scene) for scene in scenes]), scenes)
+        print(json.dumps({f"generator on 400 captions: {name}": value for name, value in measured.items()}, indent=1))
+        measure.write_grid(draw, self.out / "samples-dit.png")
+
+    def _classifier(self) -> scorers.AttributeClassifier:
+        classifier = scorers.AttributeClassifier()
+        classifier.load_state_dict(load_file(self.out / "attributes.safetensors"))
+        return classifier
 
     def measure(self) -> None:
         """Measure everything on held-out drawings and captions; write model card and sample grid."""
@@ -114,8 +158,7 @@ class Build:
         from study.backbones import load
 
         backbone = load(str(self.out / "micro-unet"))
-        classifier = scorers.AttributeClassifier()
-        classifier.load_state_dict(load_file(self.out / "attributes.safetensors"))
+        classifier = self._classifier()
         clip = CLIPModel.from_pretrained(self.out / "micro-clip", dtype=torch.float32)
         dino = ResNetModel.from_pretrained(self.out / "micro-dino", dtype=torch.float32)
         captioned = Pool(self.test.scenes[:400], self.test.pixels[:400])
@@ -130,7 +173,7 @@ class Build:
             **{f"generator on 400 captions: {name}": value for name, value in generated.items()},
             **measure.control_floor(backbone, self.test),
         }
-        measure.write_grid(backbone, self.out / "samples.png", self.seed)
+        measure.write_grid(partial(measure.generate, backbone, seed=self.seed), self.out / "samples.png")
         measure.write_card(self.out, measured)
         print(json.dumps(measured, indent=1))
 
@@ -139,21 +182,30 @@ STAGES: dict[str, Callable[[Build], None]] = {
     "classifier": Build.classifier, "clip": Build.clip, "dino": Build.dino, "autoencoder": Build.autoencoder,
     "segmenter": Build.segmenter, "generator": Build.generator, "measure": Build.measure,
 }
+DIT_STAGES: dict[str, Callable[[Build], None]] = {
+    "generator-dit": Build.generator_dit, "measure-dit": Build.measure_dit,
+}
 
 
 def main() -> None:
     """Run the stages asked for, in order."""
+    stages = STAGES | DIT_STAGES
     parser = argparse.ArgumentParser(prog="python -m study.builtin.train", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent.parent, help="where to write")
     parser.add_argument("--work", type=Path, default=Path("runs/builtin"), help="drawings and checkpoints")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=2, help="processes that draw")
-    parser.add_argument("--only", nargs="+", choices=STAGES, default=list(STAGES), metavar="STAGE",
-                        help=", ".join(STAGES))
-    chosen = parser.parse_args()
-    build = Build(chosen.out, chosen.work, chosen.seed, chosen.workers, STEPS)
-    for name, stage in STAGES.items():
-        if name in chosen.only:
+    parser.add_argument("--workers", type=int, default=2, help="processes that draw pictures and captions")
+    parser.add_argument("--only", nargs="+", choices=stages, default=list(STAGES), metavar="STAGE",
+                        help=f"{', '.join(STAGES)}; or, for micro-dit, {', '.join(DIT_STAGES)}")
+    dit = parser.add_argument_group("micro-dit")
+    dit.add_argument("--device", default="cpu", help="cpu or cuda")
+    dit.add_argument("--minutes", type=float, help="time to train; the schedule is fitted to it")
+    dit.add_argument("--batch", type=int, default=1024, help="pictures a step")
+    dit.add_argument("--pictures", type=int, default=PICTURES["micro-dit"], help="drawings to learn from")
+    asked = parser.parse_args()
+    build = Build(asked)
+    for name, stage in stages.items():
+        if name in asked.only:
             stage(build)
 
 

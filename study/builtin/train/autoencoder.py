@@ -39,7 +39,7 @@ def train_vae(vae: AutoencoderKL, pixels: np.ndarray, steps: int, seed: int, che
 def encode(vae: AutoencoderKL, pixels: np.ndarray, scaled: bool = True) -> torch.Tensor:
     """(n, 64, 64, 3) uint8 to latents (n, 8, 16, 16), the posterior's mean, scaled to unit deviation."""
     factor = vae.config.scaling_factor if scaled else 1.0
-    return torch.cat([vae.encode(to_tensor(pixels[i:i + 64])).latent_dist.mean * factor
+    return torch.cat([vae.encode(to_tensor(pixels[i:i + 64]).to(vae.device)).latent_dist.mean.cpu() * factor
                       for i in range(0, len(pixels), 64)])
 
 
