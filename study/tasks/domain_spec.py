@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from adapters.faults import InputFault
-from study.tasks.captioned import Captioned, Drawn, Files, read_folder
-from study.tasks.captioned_spec import CaptionedSpec, size_of
+from study.tasks.captioned import Captioned, DrawnDomain, Files, read_folder
+from study.tasks.captioned_spec import CaptionedSpec, checked, size_of
 from study.tasks.pictures import file_hash, listed
 from study.tasks.specs import unknown_keys, words_of
 
@@ -71,8 +71,8 @@ class DomainSpec(CaptionedSpec[Captioned]):
     def _parts(self) -> tuple[Captioned, Captioned]:
         if self.domain is not None:
             return (
-                Drawn(self.domain, WORLD_PICTURES, WORLD_SEED, "train"),
-                Drawn(self.domain, WORLD_HELD_OUT, WORLD_SEED, "real"),
+                DrawnDomain(self.domain, WORLD_PICTURES, WORLD_SEED, "train"),
+                DrawnDomain(self.domain, WORLD_HELD_OUT, WORLD_SEED, "real"),
             )
         whole = read_folder(Path(self.folder or ""), self.captions)
         if isinstance(self.held_out, float):
@@ -129,14 +129,7 @@ class DomainSpec(CaptionedSpec[Captioned]):
             held_out = _held_out(declared.get("held_out", SHARE), root, faults)
             folder = _folder(declared["pictures"], root)
             spec = cls(f"domain/{short}", None, folder, captions, held_out, size)
-        if not faults and spec.folder is not None:
-            try:
-                spec.content_hash()
-            except InputFault as fault:
-                faults.append(str(fault))
-        if faults:
-            raise InputFault("; ".join(faults))
-        return spec
+        return checked(spec, faults)
 
 
 def _held_out(value: Any, root: Path, faults: list[str]) -> float | str:

@@ -267,7 +267,7 @@ def test_a_pack_of_domains_is_trained_scored_and_stored(described, models, tmp_p
     # Of many pictures all are scored and the first are kept.
     monkeypatch.setattr("study.tasks.domain.KEPT", 3)
     task = worker.task(spec, backbone, protocol, str(tmp_path / "store"))
-    judged = task.judge(task.wanted(0, protocol), drawn, {scorer.hash: scorer.images(drawn)}, {"fid": scorer}, 0.5)
+    judged = task.judge(task.wanted(0, protocol), drawn, {scorer.hash: scorer.images(drawn)}, {"fid": scorer})
     assert judged.scores["fid"] == pytest.approx(of["fid"], rel=1e-4) and len(judged.pictures) == 3
     other = Store(tmp_path / "other")
     other.commit(TrialResult(trials[1], "done", "", judged.scores, judged.columns, judged.images, judged.pictures))
