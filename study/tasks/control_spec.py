@@ -53,6 +53,9 @@ class ControlSpec(CaptionedSpec[Mapped]):
     """
 
     kind: ClassVar[str] = "control"
+    # The prompt is first, since a map is easily followed at its cost.
+    ties: ClassVar[tuple[str, ...]] = ("clip_t", *CONTROL)
+    own: ClassVar[str] = "--task '{kind: control, pictures: photos/mine, maps: maps/mine}'"
 
     control: str | None = None
     folder: str | None = None

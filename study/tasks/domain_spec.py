@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from adapters.faults import InputFault
+from study.backbones.names import Source, feature_width
 from study.tasks.captioned import Captioned, DrawnDomain, Files, read_folder
 from study.tasks.captioned_spec import CaptionedSpec, checked, size_of
 from study.tasks.pictures import file_hash, listed
@@ -57,6 +58,9 @@ class DomainSpec(CaptionedSpec[Captioned]):
 
     kind: ClassVar[str] = "domain"
     primary: ClassVar[str] = "kid"
+    # Not clip_t: captions need not name the style, so it may fall as the style is learned.
+    ties: ClassVar[tuple[str, ...]] = ("kid", "fid", "precision", "recall")
+    own: ClassVar[str] = "--task '{kind: domain, pictures: photos/mine}'"
     scores: ClassVar[Mapping[str, str | None]] = {
         **dict.fromkeys(DISTRIBUTION, "micro-clip"), "clip_t": "micro-clip"
     }  # fmt: skip
@@ -99,6 +103,16 @@ class DomainSpec(CaptionedSpec[Captioned]):
     def _content_hash(self) -> str:
         content = ["domain", self.train.hashes(), self.real.hashes(), *([] if self.size is None else [self.size])]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def cautions(self, scores: Mapping[str, Source], protocol: Protocol) -> Iterator[str]:
+        """Yield that the covariances of the Fréchet distance are singular, if they are."""
+        width = feature_width(scores["fid"]) if "fid" in scores else None
+        count = min(protocol.pictures, len(self.real.captions))
+        if width is not None and count <= width:
+            yield (
+                f"fid is of {count} pictures, no more than the {width} features of {scores['fid'].name}, so it is "
+                "mostly bias: it ranks designs at this number of pictures, and compares with no other; kid has no bias"
+            )
 
     def unfit(self, scores: Mapping[str, Any], protocol: Protocol) -> Iterator[tuple[tuple[str, ...], str]]:
         """Yield that too few pictures are to be drawn, if they are."""
