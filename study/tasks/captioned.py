@@ -78,8 +78,17 @@ class Files(Captioned):
         return Files(tuple(file for file, _ in order), tuple(caption for _, caption in order))
 
     def parted(self, share: float, least: int) -> tuple[Files, Files]:
-        """Part the pictures into two, the second with a share of them but at least so many."""
+        """Part the pictures into two, the second with a share of them but at least so many.
+
+        Raises
+        ------
+        InputFault : the first then has fewer.
+        """
         held = max(least, round(share * len(self.files)))
+        if (left := len(self.files) - held) < least:
+            raise InputFault(
+                f"held_out {share:g} of {len(self.files)} pictures leaves {left} to train on, expected at least {least}"
+            )
         own = self.ordered()
         return Files(own.files[held:], own.captions[held:]), Files(own.files[:held], own.captions[:held])
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -55,6 +57,15 @@ class CaptionedSpec(TaskSpec, Generic[Part]):
     def load_pictures(self, size: int, most: int | None = None) -> np.ndarray:
         """Give the pictures that are trained on; see `TaskSpec.load_pictures`."""
         return self.train.load(size, 0, most)
+
+
+def folder_of(declared: Mapping[str, Any], key: str, root: Path, faults: list[str]) -> str:
+    """Return the folder that a task declares; else add a fault."""
+    value = declared.get(key)
+    if not isinstance(value, str) or not value.strip():
+        faults.append(f"{key} is {value!r}, expected a folder")
+        return ""
+    return str((root / Path(value).expanduser()).resolve())
 
 
 def checked(spec: Spec, faults: list[str]) -> Spec:

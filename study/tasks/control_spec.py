@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 from adapters.faults import InputFault
 from study.backbones.names import SEGMENTER
 from study.tasks.captioned import read_folder
-from study.tasks.captioned_spec import CaptionedSpec, checked, size_of
+from study.tasks.captioned_spec import CaptionedSpec, checked, folder_of, size_of
 from study.tasks.mapped import DrawnScenes, Mapped, read_maps
 from study.tasks.specs import unknown_keys, words_of
 
@@ -117,20 +117,10 @@ class ControlSpec(CaptionedSpec[Mapped]):
                 )
             spec = cls(f"control/{short}", control=short, size=size)
         else:
-            pictures, maps = (_folder(declared, key, root, faults) for key in ("pictures", "maps"))
+            pictures, maps = (folder_of(declared, key, root, faults) for key in ("pictures", "maps"))
             captions = words_of(declared["captions"], "captions", faults) if "captions" in declared else None
             share = declared.get("held_out", SHARE)
             if not isinstance(share, float) or not 0 < share < 1:
                 faults.append(f"held_out is {share!r}, expected a share of the pictures such as 0.2")
             spec = cls(f"control/{short}", None, pictures, maps, captions, share, size)
         return checked(spec, faults)
-
-
-def _folder(declared: Mapping[str, Any], key: str, root: Path, faults: list[str]) -> str:
-    value = declared.get(key)
-    if not isinstance(value, str) or not value.strip():
-        other = "maps" if key == "pictures" else "pictures"
-        faults.append(f"{key} is {value!r}, expected a folder: `pictures` and `maps` go together, got {other} alone"
-                      if value is None else f"{key} is {value!r}, expected a folder")  # fmt: skip
-        return ""
-    return str((root / Path(value).expanduser()).resolve())

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from adapters.faults import InputFault
 from study.backbones.names import Source, feature_width
 from study.tasks.captioned import Captioned, DrawnDomain, Files, read_folder
-from study.tasks.captioned_spec import CaptionedSpec, checked, size_of
+from study.tasks.captioned_spec import CaptionedSpec, checked, folder_of, size_of
 from study.tasks.pictures import file_hash, listed
 from study.tasks.specs import unknown_keys, words_of
 
@@ -140,23 +140,20 @@ class DomainSpec(CaptionedSpec[Captioned]):
             spec = cls(f"domain/{short}", domain=short, size=size)
         else:
             captions = words_of(declared["captions"], "captions", faults) if "captions" in declared else None
-            held_out = _held_out(declared.get("held_out", SHARE), root, faults)
-            folder = _folder(declared["pictures"], root)
+            held_out = _held_out(declared, root, faults)
+            folder = folder_of(declared, "pictures", root, faults)
             spec = cls(f"domain/{short}", None, folder, captions, held_out, size)
         return checked(spec, faults)
 
 
-def _held_out(value: Any, root: Path, faults: list[str]) -> float | str:
-    if isinstance(value, str) and value.strip():
-        return _folder(value, root)
+def _held_out(declared: dict[str, Any], root: Path, faults: list[str]) -> float | str:
+    value = declared.get("held_out", SHARE)
+    if isinstance(value, str):
+        return folder_of(declared, "held_out", root, faults)
     if isinstance(value, float) and 0 < value < 1:
         return value
     faults.append(f"held_out is {value!r}, expected a folder, or a share of the pictures such as 0.2")
     return SHARE
-
-
-def _folder(value: Any, root: Path) -> str:
-    return str((root / Path(str(value)).expanduser()).resolve())
 
 
 def _counted(part: Files) -> str:

@@ -167,6 +167,9 @@ def test_faults_of_a_metadata_file_are_named_with_their_lines(described):
         (20, {"captions": "a lamp", "held_out": "."}, "it too"),
         (20, {"captions": "a lamp", "held_out": "nowhere"}, "nowhere is no folder"),
         (20, {"captions": "a lamp", "held_out": 2}, "held_out is 2"),
+        (20, {"captions": "a lamp", "held_out": 0.7}, "held_out 0.7 of 20 pictures leaves 6 to train on, expected at"),
+        (20, {"captions": "a lamp", "held_out": ["a"]}, "held_out is ['a']"),
+        (20, {"captions": "a lamp", "pictures": None}, "pictures is None, expected a folder"),
         (20, {"captions": 3, "size": "big", "classes": 4}, "captions is 3"),
     ],
 )
@@ -203,7 +206,7 @@ def test_scores_and_the_primary_one_follow_from_the_kind_of_the_tasks(tmp_path):
     assert {"kid", "dino_i"} <= set(mixed.scores)
     for changes, expected in (
         ({"tasks": both}, "kid is no score of subject/rex; expected clip_t, which all tasks have"),
-        ({"scores": {"kid": "scorer", "dino_i": "scorer"}}, "dino_i: is no score of tasks of the kind domain"),
+        ({"scores": {"kid": "scorer", "dino_i": "scorer"}}, "dino_i: is no score of domain/own; leave it out, or"),
         ({"protocol": {"pictures": 4}}, "4 pictures are too few for"),
         ({"primary": "dino_i"}, "expected one of the study's scores"),
     ):

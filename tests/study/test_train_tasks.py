@@ -118,7 +118,7 @@ WRONG = {
     "unknown domain": (["--task", "domain/glow"], "task domain/glow: no domain 'glow'"),
     "unknown key": (["--task", DOMAIN.replace("captions", "caption")], "unknown keys 'caption'"),
     "no folder": (["--task", DOMAIN.replace("lamps", "lambs")], "lambs is no folder"),
-    "no maps": (["--task", CONTROL.replace("maps: maps, ", "")], "`pictures` and `maps` go together"),
+    "no maps": (["--task", CONTROL.replace("maps: maps, ", "")], "maps is None, expected a folder"),
     "size": (["--task", DOMAIN.replace("captions", "size: 60, captions")], "whose edge is a multiple of 8"),
 }
 
