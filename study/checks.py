@@ -31,6 +31,7 @@ from study.strategies.factorial import Factorial
 from study.strategies.strategy import Strategy
 from study.strategies.subset import Subset
 from study.tasks.control_spec import CONTROL
+from study.tasks.pictures import listed
 from study.tasks.specs import TaskSpec, resolve_task
 from study.tuning import Tune
 from study.tuning_checks import TuneCheck
@@ -189,14 +190,15 @@ class Check(Faults):
         """Check that every score belongs to a task, the primary one to all of them, and what each task has to say."""
         for name in scores if tasks else ():
             if not any(name in task.scores for task in tasks):
-                kinds = ", ".join(dict.fromkeys(task.kind for task in tasks))
-                self._fault(("scores", name), f"is no score of tasks of the kind {kinds}; leave it out")
+                known = ", ".join(dict.fromkeys(score for task in tasks for score in task.scores))
+                names = listed([task.name for task in tasks])
+                self._fault(("scores", name), f"is no score of {names}; leave it out, or take of {known}")
         primary = given.get("primary")
         for task in tasks:
             if primary in scores and primary not in task.scores:
                 both = [name for name in scores if all(name in each.scores for each in tasks)]
-                known = f"{', '.join(both)}, which all tasks have" if both else "tasks of one kind: none has all tasks"
-                self._fault(("primary",), f"{primary} is no score of {task.name}; expected {known}")
+                known = f"{', '.join(both)}, which" if both else "a score of the study that"
+                self._fault(("primary",), f"{primary} is no score of {task.name}; expected {known} all tasks have")
             for path, message in task.unfit(scores, given.get("protocol", Protocol())):
                 self._fault(path, message)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -17,8 +18,12 @@ from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor, nn
 
 from adapters.faults import InputFault
+from adapters.files import DESCRIPTION, WEIGHTS, save
 
 FILE = "control.safetensors"
+PARTS = {DESCRIPTION, WEIGHTS, FILE}
+"""Files of an adapter folder."""
+
 WIDTH, MOST = 16, 32
 """Channels of the first layer, and of the wider ones after it."""
 
@@ -63,6 +68,24 @@ class ControlEncoder(nn.Module):
 def save_encoder(folder: Path, state: Mapping[str, Tensor]) -> None:
     """Write an encoder's weights into an adapter folder."""
     save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, folder / FILE)
+
+
+def save_adapter(
+    folder: Path,
+    design: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    metadata: Mapping[str, Any],
+    encoder: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write an adapter folder as `adapters.save` does, with the encoder that was trained beside it, if one was.
+
+    Its metadata then have `control`. The description is written last, so that a folder with one is whole.
+    """
+    if encoder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_encoder(folder, encoder)
+        metadata = {**metadata, "control": True}
+    save(folder, design, state, metadata)
 
 
 def load_encoder(folder: Path, channels: int, halvings: int) -> ControlEncoder:

@@ -56,7 +56,9 @@ def evaluate(
     for task, own_scorers, each, loss, end in zip(tasks, scorers_of, wanted, held_out, ends, strict=True):
         own = slice(end - len(each.prompts), end)
         theirs = {hash: values[own] for hash, values in features.items()}
-        found.append(task.judge(each, pictures[own], theirs, own_scorers, loss))
+        evaluation = task.judge(each, pictures[own], theirs, own_scorers)
+        evaluation.scores["loss_heldout"] = loss
+        found.append(evaluation)
     return found
 
 

@@ -24,13 +24,6 @@ if TYPE_CHECKING:
     from analysis.recommended import Recommendation
     from study.study import Study
 
-OTHERS = ("clip_t", "kid", "fid", "dino_i", "clip_i", "colour", "precision", "recall", "diversity")
-"""Scores in the order in which they decide between designs that the primary one does not tell apart.
-
-The prompt comes first, since fidelity to the subject is easily had at its cost. The held-out loss is no score of
-pictures and decides nothing.
-"""
-
 OUTCOMES = ("done", "diverged", "out_of_memory")
 """Statuses that say something of a design; a trial that failed otherwise is one that is still to be run."""
 
@@ -53,12 +46,20 @@ def recommend(study: Study, error: str = AUTO) -> Recommendation:
     frame, told = _trials(study)
     factors, blocks, pair = terms(study)
     primary = study.config.primary
-    others = {name: SCORES[name] for name in OTHERS if name != primary and frame[name].notna().any()}
+    others = {name: SCORES[name] for name in _ties(study) if name != primary and frame[name].notna().any()}
     found = choose(
         frame, primary, factors, blocks, pair, error, higher_is_better=higher_is_better(primary), scores=others,
         parameters="parameters", costs=["ratio", "seconds"],
     )  # fmt: skip
     return replace(found, not_tested=(*found.not_tested, *_not_tested(study, frame, found), *told))
+
+
+def _ties(study: Study) -> list[str]:
+    """The scores that decide where the primary one does not, in the order in which they do: those of the tasks' kinds.
+
+    The held-out loss is no score of pictures and is not among them.
+    """
+    return list(dict.fromkeys(name for task in study.config.tasks for name in task.ties))
 
 
 def _trials(study: Study) -> tuple[pd.DataFrame, list[str]]:
@@ -117,15 +118,15 @@ def recipe(study: Study, found: Recommendation) -> dict[str, Any]:
         "backbone": address(backbone),
         "design": json.loads(rows["design_json"].iloc[0]),
         "protocol": protocol,
-        "evidence": _evidence(frame, found),
+        "evidence": _evidence(study, frame, found),
         "provenance": _provenance(study, frame, rows),
     }
 
 
-def _evidence(frame: pd.DataFrame, found: Recommendation) -> dict[str, Any]:
+def _evidence(study: Study, frame: pd.DataFrame, found: Recommendation) -> dict[str, Any]:
     designs = found.to_frame()
     inside = designs[designs["design"].isin(found.may_be_best)]
-    wanted = ("trials", "failed", "mean", "observed", *OTHERS, "parameters", "seconds")
+    wanted = ("trials", "failed", "mean", "observed", *_ties(study), "parameters", "seconds")
     shown = [name for name in wanted if name in designs]
     first = designs.iloc[0]
     return _plain(

@@ -100,6 +100,7 @@ def content(
         pair=pair,
         scores=[name for name in shown if name != study.config.primary],
         order=[*READS, *WRITES],
+        cautions=study.cautions(),
         references=references if len(references) else None,
         galleries=galleries(study, frame, untuned, factors),
         failures=lost[[*factors, "task", "seed", "status", "error"]] if len(lost) else None,

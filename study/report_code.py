@@ -10,12 +10,12 @@ from analysis.declared import RESIDUAL
 from analysis.report.content import Snippet
 from study.columns import higher_is_better
 from study.report_rows import DESIGN, terms
-from study.tasks.subject_spec import SubjectSpec
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from study.study import Study
+    from study.tasks.specs import TaskSpec
 
 WHAT_TRAINS = ("name", "backbone", "design", "protocol")
 """The keys of a recipe that say what is trained; the others say how it was found."""
@@ -54,17 +54,20 @@ def reuse(study: Study, frame: pd.DataFrame, address: str) -> list[Snippet]:
 def train(study: Study, address: str) -> Snippet:
     """Return code that writes the recommended recipe, trains it on other pictures and draws."""
     spec = study.config.tasks[0]
-    if not isinstance(spec, SubjectSpec):  # `train` learns subjects
-        written = f"adapter-study recommend {named(study, address)} -o recipe.yaml\n"
-        return Snippet("Write it as a recipe:", "shell", written)
-    word, prompt = shlex.quote(spec.class_word), shlex.quote(spec.example)
+    own = spec.own.replace("WORD", shlex.quote(spec.words))
+    said = ", where --class says what they show" if "--class" in own else ""
     return Snippet(
-        "Write it as a recipe, train it on pictures of your own in photos/mine, where --class says what they show:",
+        f"Write it as a recipe, train it on pictures of your own in photos/mine{said}:",
         "shell",
         f"adapter-study recommend {named(study, address)} -o recipe.yaml\n"
-        f"adapter-study train recipe.yaml --pictures photos/mine --class {word} -o mine\n"
-        f"adapter-study generate mine --prompt {prompt} -o out.png\n",
+        f"adapter-study train recipe.yaml {own} -o mine\n"
+        f"adapter-study generate mine --prompt {_prompt(spec)} -o out.png\n",
     )
+
+
+def _prompt(spec: TaskSpec) -> str:
+    """A prompt for `generate`, and a map where one is needed."""
+    return shlex.quote(spec.example) + (" --map map.png" if spec.kind == "control" else "")
 
 
 def recipe_file(recipe: Mapping[str, Any]) -> Snippet:
@@ -102,12 +105,11 @@ def _kept(study: Study, frame: pd.DataFrame) -> list[Snippet]:
     best = kept.sort_values(primary, ascending=not higher_is_better(primary)).iloc[0]
     own = next((task for task in config.tasks if task.name == best["task"]), config.tasks[0])
     folder = shlex.quote(str(study.store.adapter(best["id"])))
-    prompt = shlex.quote(own.example) + (" --map map.png" if own.kind == "control" else "")
     return [
         Snippet(
             f"Pictures of {own.name} by the adapter of this study that scored best on it:",
             "shell",
-            f"adapter-study generate {folder} --prompt {prompt} -o out.png\n",
+            f"adapter-study generate {folder} --prompt {_prompt(own)} -o out.png\n",
         )
     ]
 

@@ -149,6 +149,9 @@ class PartReader:
 AnyScorer = Scorer | TrueColours | PartReader
 """A scorer of pictures."""
 
+Scorers = Mapping[str, AnyScorer]
+"""Score name to scorer."""
+
 
 def load_scorer(name: str | dict[str, Any], device: str | torch.device = "cpu") -> Scorer:
     """Load a scorer by name: built in (micro-clip, micro-dino), a transformers folder, or a hub id.
@@ -241,7 +244,7 @@ def score(
     features: Features,
     prompts: Sequence[int],
     described: Sequence[str],
-    scorers: Mapping[str, AnyScorer],
+    scorers: Scorers,
     real: Features,
     subject: str | None = None,
 ) -> tuple[dict[str, float], list[dict[str, float | None]]]:

@@ -365,7 +365,7 @@ def _save_pictures(folder: Path, files: list[str], pictures: Iterable[Any]) -> N
 
 
 def _save_adapter(folder: Path, result: TrialResult, row: Mapping[str, Any]) -> None:
-    from adapters.files import save
+    from study.control_encoder import save_adapter
 
     assert result.adapter is not None
     told = ("id", "study", "backbone", "backbone_hash", "task", "seed")
@@ -374,9 +374,6 @@ def _save_adapter(folder: Path, result: TrialResult, row: Mapping[str, Any]) -> 
         "protocol": json.loads(row["protocol_json"]),
         "scores": {name: value for name, value in result.scores.items() if math.isfinite(value)},
     }
-    if result.encoder is not None:
-        from study.control_encoder import save_encoder
-
-        metadata["control"] = True
-        save_encoder(folder, result.encoder)
-    save(folder, result.trial.design, result.adapter, metadata)
+    if result.pictures:
+        metadata["size"] = len(result.pictures[0])
+    save_adapter(folder, result.trial.design, result.adapter, metadata, result.encoder)

@@ -229,6 +229,12 @@ class Study:
         for source in self.config.backbones:
             for task in (*self.config.tasks, *(self.config.tune.tasks if self.config.tune else ())):
                 told += unknown_class(source, task)
+        return [*dict.fromkeys(told), *self.cautions()]
+
+    def cautions(self) -> list[str]:
+        """Return what scores of the study cannot say under its protocol, a sentence each."""
+        config = self.config
+        told = [each for task in config.tasks for each in task.cautions(config.scores, config.protocol)]
         return list(dict.fromkeys(told))
 
     def fetch(self) -> None:

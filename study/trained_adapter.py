@@ -10,7 +10,7 @@ import json
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,14 +24,14 @@ from torch import Tensor
 import adapters
 from adapters.budget import Count
 from adapters.faults import InputFault
-from adapters.files import DESCRIPTION, WEIGHTS, read_description
+from adapters.files import DESCRIPTION, read_description
 from analysis.result import Result
 from study.atomic import write_folder
 from study.backbones.loading import Backbone
 from study.backbones.names import Source, content_hash, fetch, resolve
 from study.conditioning import Conditioned
 from study.config import Protocol
-from study.control_encoder import load_encoder
+from study.control_encoder import PARTS, load_encoder, save_adapter
 from study.pack import Worker
 from study.plan import address
 from study.provenance import provenance
@@ -40,9 +40,10 @@ from study.recipe import Recipe
 from study.sampling import sample, start_latents
 from study.tasks.control import as_maps, encoder_form
 from study.tasks.pictures import fitted, read
-from study.tasks.subject import prepare
+from study.tasks.specs import TaskSpec
 from study.tasks.subject_spec import SubjectSpec
-from study.training import Slot, Trained, train, unpacked
+from study.tasks.task import prepare
+from study.training import RowsOf, Slot, Trained, train, unpacked
 from study.trial import design_words
 
 AT_ONCE = 16
@@ -63,6 +64,8 @@ class TrainedAdapter(Result):
         How the training ended; weights of one that diverged are of no use.
     count : Count
         Trained parameters, and the budget they were to meet.
+    encoder : mapping of str to Tensor, optional
+        The weights of the encoder of control maps that was trained beside it.
     """
 
     design: dict[str, Any]
@@ -70,23 +73,24 @@ class TrainedAdapter(Result):
     metadata: dict[str, Any]
     training: Trained
     count: Count
+    encoder: Mapping[str, Tensor] | None = None
 
     def to_frame(self) -> pd.DataFrame:
         """One row: what was trained on what, and how it ended."""
-        entry = {"design": design_words(self.design, set(self.design)), "class": self.metadata["class"],
+        what = "class" if "class" in self.metadata else "task"
+        entry = {"design": design_words(self.design, set(self.design)), what: self.metadata[what],
                  "pictures": self.metadata["pictures"], "seed": self.metadata["seed"],
                  "steps": self.metadata["protocol"]["steps"], "parameters": self.count.trainable,
                  "share of the backbone": self.count.ratio, "final loss": self.training.final_loss}  # fmt: skip
         return pd.DataFrame([entry])
 
     def explain(self) -> str:
-        """The sizes, how the training ended, and which words mean the subject."""
+        """The sizes, how the training ended, and which words mean the subject, if it is one."""
         if self.training.diverged:
             return f"The training diverged: {self.training.diverged}. The weights are of no use."
-        return (
-            f"Trained {self.count.trainable:,} parameters, {self.count.ratio:.2%} of the backbone's; "
-            f"{self.metadata['instance_prompt']!r} now means the subject."
-        )
+        meant = self.metadata.get("instance_prompt")
+        told = f"{meant!r} now means the subject" if meant else f"learned: {self.metadata['task']}"
+        return f"Trained {self.count.trainable:,} parameters, {self.count.ratio:.2%} of the backbone's; {told}."
 
     def save(self, folder: str | Path) -> None:
         """Write the adapter folder, whole or not at all; an adapter that is there is replaced.
@@ -100,19 +104,21 @@ class TrainedAdapter(Result):
             raise InputFault(f"{self.explain()} Nothing was written; try a lower learning_rate")
         folder = Path(folder).expanduser().resolve()
         there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-        if there - {DESCRIPTION, WEIGHTS} or folder.is_file():
+        if there - PARTS or folder.is_file():
             raise InputFault(f"{folder}: there is something that is no adapter; name another folder")
-        write_folder(folder, lambda part: adapters.save(part, self.design, self.state, self.metadata))
+        write_folder(folder, lambda part: save_adapter(part, self.design, self.state, self.metadata, self.encoder))
 
 
 def train_adapter(
     recipe: Recipe,
-    spec: SubjectSpec,
+    spec: TaskSpec,
     seed: int = 0,
     stage: Callable[[str], None] = lambda _: None,
     step: Callable[[int], None] = lambda _: None,
 ) -> TrainedAdapter:
-    """Train a recipe on a subject, on the GPU if there is one; class pictures are kept in the user's cache folder.
+    """Train a recipe on a task of any kind, on the GPU if there is one.
+
+    What was computed of the task's pictures, and class pictures, is kept in the user's cache folder.
 
     Parameters
     ----------
@@ -129,19 +135,29 @@ def train_adapter(
     stage(f"loading {recipe.backbone.name}")
     backbone = worker.backbone(address(recipe.backbone), protocol.precision)
     count = adapters.count(backbone.denoiser, recipe.design, backbone.text_encoder)
-    _warn_if_cut(backbone, spec.instance_prompt)
+    if isinstance(spec, SubjectSpec):
+        _warn_if_cut(backbone, spec.instance_prompt)
     stage("preparing the pictures")
     with _cache() as cache, warnings.catch_warnings():
-        # It warns of the class word and of prompts that are drawn for scores only.
+        # Of a subject it warns of the class word, and of prompts that are drawn for scores only.
         warnings.filterwarnings("ignore", module=r"study\.tasks\.subject")
         task = prepare(spec, backbone, protocol, cache)
-    init = stream(seed, task.key, "init")
-    insertion = adapters.insert(backbone.denoiser, recipe.design, init, backbone.text_encoder)
+    own = task.backbone  # at the size of the task's pictures
+    insertion = adapters.insert(own.denoiser, recipe.design, stream(seed, task.key, "init"), own.text_encoder)
     try:
         stage("training")
-        with backbone.tuned_text(insertion.tunes_text):
-            slot = Slot(insertion.parameters(), task.batches(seed, protocol), protocol.learning_rate, insertion.penalty)
-            (training,) = train(backbone, [slot], protocol.steps, protocol.precision, progress=step)
+        with own.tuned_text(insertion.tunes_text):
+            encoder = task.trainables(seed)
+            followed = own if encoder is None else Conditioned(own, [encoder], unpacked)
+            slot = Slot(
+                insertion.parameters(),
+                task.batches(seed, protocol),
+                protocol.learning_rate,
+                insertion.penalty,
+                [] if encoder is None else list(encoder.parameters()),
+                task.beside_rate,
+            )
+            (training,) = train(followed, [slot], protocol.steps, protocol.precision, _rows(followed), step)
         state = insertion.state()
     finally:
         insertion.remove()
@@ -150,23 +166,24 @@ def train_adapter(
         "recipe": recipe.name,
         "backbone": address(recipe.backbone),
         "backbone_hash": backbone.hash,
-        "token": spec.token,
-        "class": spec.class_word,
-        "instance_prompt": spec.instance_prompt,
-        "pictures": len(task.pictures),
+        **spec.metadata,
+        "pictures": len(task.latents),
+        "size": own.size,
         "seed": seed,
         "protocol": protocol.model_dump(mode="json"),
         "versions": json.loads(made_with["versions_json"]),
         "commit": made_with["commit"],
         "device": made_with["device"],
     }
-    return TrainedAdapter(recipe.design, state, metadata, training, count)
+    weights = None if encoder is None else encoder.state_dict()
+    return TrainedAdapter(recipe.design, state, metadata, training, count, weights)
 
 
 class Metadata(BaseModel):
     """What `generate` needs of an adapter folder's metadata; a study's kept adapters have no token.
 
-    `control` says that the adapter follows maps, through an encoder that lies beside it.
+    `size` is that of the pictures it was trained on, the backbone's if it is not told; `control` says that the adapter
+    follows maps, through an encoder that lies beside it.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -175,6 +192,7 @@ class Metadata(BaseModel):
     backbone_hash: str
     protocol: Protocol
     token: str | None = Field(default=None, min_length=1)
+    size: int | None = Field(default=None, gt=0)
     control: bool = False
 
 
@@ -226,7 +244,7 @@ def _followed(backbone: Backbone, folder: Path) -> Conditioned:
 
 
 def backbone_of(folder: Path, named: str | None = None) -> tuple[Backbone, Metadata]:
-    """Load the backbone that an adapter was trained on, without the adapter.
+    """Load the backbone that an adapter was trained on, at the size of its pictures, without the adapter.
 
     Raises
     ------
@@ -243,7 +261,7 @@ def backbone_of(folder: Path, named: str | None = None) -> tuple[Backbone, Metad
             f"{metadata.backbone_hash}, but {source.name} has content hash {found}; "
             "name the backbone it was trained on with --backbone"
         )
-    return Worker().backbone(address(source), metadata.protocol.precision), metadata
+    return Worker().backbone(address(source), metadata.protocol.precision).at(metadata.size), metadata
 
 
 def draw(
@@ -261,7 +279,7 @@ def draw(
         to an adapter that follows none.
     """
     condition = _condition(backbone, map)
-    rows = backbone.rows if isinstance(backbone, Conditioned) else unpacked
+    rows = _rows(backbone)
     if protocol.sampling_steps > backbone.timesteps:
         raise InputFault(
             f"{protocol.sampling_steps} sampling steps: {backbone.name} has {backbone.timesteps} timesteps; ask for "
@@ -283,6 +301,10 @@ def draw(
             None if condition is None else condition.expand(len(part), -1, -1, -1),
         )
         yield from backbone.decode(latents)
+
+
+def _rows(backbone: Backbone | Conditioned) -> RowsOf:
+    return backbone.rows if isinstance(backbone, Conditioned) else unpacked
 
 
 def _condition(backbone: Backbone | Conditioned, map: Path | None) -> Tensor | None:

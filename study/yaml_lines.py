@@ -61,6 +61,11 @@ def read_yaml(path: Path) -> tuple[Any, Lines]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputFault(f"{path}: cannot be read ({error}); expected a YAML file in UTF-8") from error
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, path: str) -> tuple[Any, Lines]:
+    """Read one YAML document from a text, which messages call `path`; returns and raises as `read_yaml`."""
     lines = Lines()
     try:
         loader = _Loader(text)

@@ -153,6 +153,8 @@ class ReportContent:
         Two of the factors whose valid combinations are the designs compared; None: the first factor is.
     scores : sequence of str
         Columns to list beside the response.
+    cautions : sequence of str
+        What scores cannot say, a sentence each.
     higher_is_better : bool
         Whether a larger response is a better one.
     order : sequence of str
@@ -195,6 +197,7 @@ class ReportContent:
     blocks: Sequence[str] = ()
     pair: tuple[str, str] | None = None
     scores: Sequence[str] = ()
+    cautions: Sequence[str] = ()
     higher_is_better: bool = True
     order: Sequence[str] = ()
     references: pd.DataFrame | None = field(default=None, repr=False)

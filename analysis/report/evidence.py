@@ -315,12 +315,13 @@ def noise(content: ReportContent, found: Analyses) -> list[Block]:
 
 
 def scores(content: ReportContent, found: Analyses) -> list[Block]:
-    """Whether the other scores say the same."""
+    """Whether the other scores say the same, and what scores cannot say."""
+    cautions: list[Block] = [Notes(tuple(content.cautions))] if content.cautions else []
     if found.several is None:
-        return []
+        return cautions
     result = found.several.result
     if result is None:
-        return missing("analysis of the other scores", found.several)
+        return [*missing("analysis of the other scores", found.several), *cautions]
     wide = result.terms.pivot(index="term", columns="response", values="p_holm")
     wide = wide.loc[list(dict.fromkeys(result.terms["term"])), list(result.responses)]
     rows = tuple(
@@ -329,7 +330,7 @@ def scores(content: ReportContent, found: Analyses) -> list[Block]:
     )
     columns = (("term", False), *((score, True) for score in wide.columns))
     table = Table("p of each term on each score, Holm-adjusted over the scores", columns, rows)
-    return [table, explained(result)]
+    return [table, explained(result), *cautions]
 
 
 def assumptions(content: ReportContent, found: Analyses) -> list[Block]:

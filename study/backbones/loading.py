@@ -69,7 +69,7 @@ class Backbone:
         ------
         InputFault : the size is no multiple of what the autoencoder and the denoiser halve pictures to.
         """
-        if size is None:
+        if size is None or size == self.size:
             return self
         unit = self.pipeline.vae_scale_factor * self._coarsest()
         if size < unit or size % unit:

@@ -168,6 +168,17 @@ def unknown_words(source: Source, text: str) -> list[str]:
     return [word for word in text.lower().split() if f"{word}</w>" not in vocabulary]
 
 
+def feature_width(source: Source) -> int | None:
+    """Say how many features a scorer gives, as its configuration has it; None where that is not on this machine."""
+    try:
+        config = read_json((source.path or _snapshot(source, download=False)) / "config.json")
+    except InputFault:
+        return None
+    sizes = config.get("hidden_sizes") or [None]
+    width = config.get("projection_dim", config.get("hidden_size", sizes[-1]))
+    return width if isinstance(width, int) else None
+
+
 def _snapshot(source: Source, download: bool) -> Path:
     if source.path is not None:
         return source.path

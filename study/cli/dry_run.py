@@ -55,6 +55,8 @@ def describe(study: Study) -> Iterator[str]:
         of = f"{_several(on[config.backbones[0].name], 'design')} × {of}"
         of += f" × {_several(backbones, 'backbone')}" if backbones > 1 else ""
     yield f"trials: {total} ({of}), and {tasks * seeds * backbones} of the untuned backbone to compare with"
+    for caution in study.cautions():
+        yield f"note: {caution}"
     yield from _tuning(study)
     yield from _remaining(study)
 

@@ -38,7 +38,8 @@ def command(
     loaded = Study.load(study, store)
     found = recommend.recommend(loaded, error)
     recommend.write(output, recommend.recipe(loaded, found))
-    follow = f"adapter-study train {shlex.quote(str(output))} --pictures DIR --class WORD -o ADAPTER"
+    kinds = {task.kind: task.own for task in loaded.config.tasks}
+    follow = "\n".join(f"adapter-study train {shlex.quote(str(output))} {own} -o ADAPTER" for own in kinds.values())
     if as_json:
         print(json.dumps({"recipe": str(output), **found.to_dict()}, indent=1, allow_nan=False))
         print(follow, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""`adapter-study train`: train a recipe on a folder of pictures and keep the adapter."""
+"""`adapter-study train`: train a recipe on a task, such as a folder of pictures, and keep the adapter."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,32 +16,34 @@ from study.backbones.names import fetch, resolve
 from study.cli.told import plain_warnings, warn
 from study.progress import Steps, duration
 from study.tasks.specs import resolve_task, unknown_class
-from study.tasks.subject_spec import TOKEN, SubjectSpec
+from study.tasks.subject_spec import TOKEN
+from study.yaml_lines import parse_yaml
 
 
 def command(
     recipe: Annotated[str, typer.Argument(help="A recipe file, or a shipped recipe: position.")],
-    pictures: Annotated[Path, typer.Option(help="Folder of a few pictures of the subject.")],
-    class_word: Annotated[str, typer.Option("--class", help="The word for what they show, such as dog.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The adapter folder to write.")],
-    token: Annotated[str, typer.Option(help="The rare word that comes to mean the subject.")] = TOKEN,
+    pictures: Annotated[Path | None, typer.Option(help="Learn a subject: a folder of a few pictures of it.")] = None,
+    class_word: Annotated[str | None, typer.Option("--class", help="The word for what they show, such as dog.")] = None,
+    token: Annotated[str | None, typer.Option(help=f"The rare word that comes to mean it, otherwise {TOKEN}.")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="Learn a task as a study file has it: domain/neon, '{kind: domain, pictures: DIR}'."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Another seed gives another adapter.")] = 0,
     backbone: Annotated[
         str | None, typer.Option(help="A built-in name, a folder or a hub id, instead of the recipe's.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an adapter that is there.")] = False,
 ) -> None:
-    """Train a recipe on a folder of pictures and keep the adapter.
+    """Train a recipe on a subject (--pictures and --class) or a task of any kind (--task), and keep the adapter.
 
-    The adapter is written when it is whole; an interrupted or failed training writes nothing. Exit code 1 if the
-    training diverged.
+    What a task holds out to be scored by is not trained on. The adapter is written when it is whole; an interrupted or
+    failed training writes nothing. Exit code 1 if the training diverged.
     """
     _free(output, overwrite)
     read = recipes.read(recipes.find(recipe), None if backbone is None else resolve(backbone))
-    folder = pictures.expanduser().absolute()
-    declared = {"kind": "subject", "pictures": str(folder), "class": class_word, "token": token}
-    spec = resolve_task({**declared, "name": folder.name or "subject"}, Path.cwd())
-    assert isinstance(spec, SubjectSpec)
+    spec = resolve_task(_declared(pictures, class_word, token, task), Path.cwd())
     fetch(read.backbone)
     for warning in unknown_class(read.backbone, spec):
         warn(warning)
@@ -68,7 +70,6 @@ def command(
         )
         raise typer.Exit(1)
     trained.save(_free(output, overwrite))  # looked at again: a training takes long
-    prompt = spec.example
     count, training = trained.count, trained.training
     if not count.budget_met:
         warn(f"the budget of {count.budget_asked:,} parameters is missed by more than 3 %, and no size comes closer")
@@ -76,7 +77,43 @@ def command(
         f"trained {count.trainable:,} parameters ({count.ratio:.2%} of {read.backbone.name}) in "
         f"{duration(training.seconds)}; final loss {training.final_loss:.4f}"
     )
-    print(f"adapter-study generate {shlex.quote(str(output))} --prompt {shlex.quote(prompt)} -o out.png")
+    follow = " --map map.png" if trained.encoder is not None else ""
+    print(f"adapter-study generate {shlex.quote(str(output))} --prompt {shlex.quote(spec.example)}{follow} -o out.png")
+
+
+def _declared(
+    pictures: Path | None, class_word: str | None, token: str | None, task: str | None
+) -> str | dict[str, Any]:
+    """Return the task as a study file would declare it; one without a name is called as its folder of pictures.
+
+    Raises
+    ------
+    InputFault
+        If neither or both of a subject and a task are given, or the task is not YAML.
+    """
+    if (pictures is None) == (task is None):
+        given = "neither --pictures nor --task" if task is None else "both --pictures and --task"
+        raise InputFault(
+            f"got {given}: give a subject as --pictures DIR --class WORD, or a task of any kind as a study file has "
+            "it, such as --task domain/neon or --task '{kind: domain, pictures: DIR}'"
+        )
+    if pictures is not None:
+        if class_word is None:
+            raise InputFault("--class is missing: give the word for what the pictures show, such as --class dog")
+        folder = pictures.expanduser().absolute()
+        token = TOKEN if token is None else token
+        declared = {"kind": "subject", "pictures": str(folder), "class": class_word, "token": token}
+        return {**declared, "name": folder.name or "subject"}
+    if class_word is not None or token is not None:
+        raise InputFault(
+            "--class and --token go with --pictures; of a task they are keys: --task '{pictures: DIR, class: dog}'"
+        )
+    declared, lines = parse_yaml(task or "", "--task")
+    if lines.repeated:
+        raise InputFault(f"--task: {lines.repeated[0][0][-1]} is there twice")
+    if isinstance(declared, dict) and isinstance(declared.get("pictures"), str):
+        return {"name": Path(declared["pictures"]).expanduser().absolute().name or "pictures", **declared}
+    return declared
 
 
 def _free(output: Path, overwrite: bool) -> Path:
@@ -98,9 +135,9 @@ def _free(output: Path, overwrite: bool) -> Path:
             f"-o {output}: the folder holds {_some(held)}; name a new folder, or give --overwrite to replace an adapter"
         )
     if held:
-        from adapters.files import DESCRIPTION, WEIGHTS
+        from study.control_encoder import PARTS
 
-        if others := [name for name in held if name not in (DESCRIPTION, WEIGHTS)]:
+        if others := [name for name in held if name not in PARTS]:
             raise InputFault(
                 f"-o {output}: the folder holds {_some(others)}, no part of an adapter; --overwrite replaces adapter "
                 "folders only, so name another folder"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -31,6 +31,15 @@ from study.tasks.pictures import (
 
 METADATA = "metadata.jsonl"
 SPLITS = {"train", "test", "validation", "valid", "val"}
+
+HELD_OUT_PICTURES = 16
+"""Held-out pictures that the held-out loss is taken over."""
+
+KEPT = 64
+"""Generated pictures of a trial that are kept, the first; all of them are scored."""
+
+AT_ONCE = 256
+"""Real pictures that are in memory at once."""
 
 
 class Captioned(ABC):
@@ -69,49 +78,69 @@ class Files(Captioned):
         return Files(tuple(file for file, _ in order), tuple(caption for _, caption in order))
 
     def parted(self, share: float, least: int) -> tuple[Files, Files]:
-        """Part the pictures into two, the second with a share of them but at least so many."""
+        """Part the pictures into two, the second with a share of them but at least so many.
+
+        Raises
+        ------
+        InputFault : the first then has fewer.
+        """
         held = max(least, round(share * len(self.files)))
+        if (left := len(self.files) - held) < least:
+            raise InputFault(
+                f"held_out {share:g} of {len(self.files)} pictures leaves {left} to train on, expected at least {least}"
+            )
         own = self.ordered()
         return Files(own.files[held:], own.captions[held:]), Files(own.files[:held], own.captions[:held])
 
 
 @dataclass(frozen=True)
 class Drawn(Captioned):
-    """Drawings of a domain of the built-in world.
+    """Drawings of the built-in world.
 
     Attributes
     ----------
+    name : of a domain, or of a kind of control map.
     split : "train" or "real"; no scene is in both.
     """
 
-    domain: str
+    name: str
     count: int
     seed: int
     split: Literal["train", "real"]
+
+
+class DrawnDomain(Drawn):
+    """Drawings of a domain."""
 
     @cached_property
     def captions(self) -> tuple[str, ...]:  # type: ignore[override]
         """One a drawing."""
         from study.world.domains import DOMAINS, domain_scenes
 
-        scenes = domain_scenes(self.domain, self.count, self.seed, self.split)
-        return tuple(DOMAINS[self.domain].caption(scene) for scene in scenes)
+        scenes = domain_scenes(self.name, self.count, self.seed, self.split)
+        return tuple(DOMAINS[self.name].caption(scene) for scene in scenes)
 
     def load(self, size: int, begin: int = 0, end: int | None = None) -> np.ndarray:
         """Give some of the drawings, drawn at that size; see `Captioned.load`."""
         from study.world.domains import domain_pictures
 
         last = self.count if end is None else min(end, self.count)
-        drawn = domain_pictures(self.domain, last, self.seed, size, self.split)
+        drawn = domain_pictures(self.name, last, self.seed, size, self.split)
         return np.stack([picture.pixels for picture in drawn[begin:]])
 
     def hashes(self) -> list[Any]:
         """What was asked for, and the first drawings: were the world drawn differently, they would differ."""
         from study.world.domains import domain_pictures
 
-        first = domain_pictures(self.domain, 2, self.seed, split=self.split)
+        first = domain_pictures(self.name, 2, self.seed, split=self.split)
         drawn = [[array_hash(picture.pixels), picture.caption] for picture in first]
-        return [self.domain, self.count, self.seed, self.split, drawn]
+        return [self.name, self.count, self.seed, self.split, drawn]
+
+
+def in_parts(load: Callable[[int, int, int], np.ndarray], count: int, size: int) -> Iterator[np.ndarray]:
+    """Load pictures as `Captioned.load` does, a few hundred at a time."""
+    for begin in range(0, count, AT_ONCE):
+        yield load(size, begin, begin + AT_ONCE)
 
 
 def read_folder(folder: Path, captions: str | None) -> Files:

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
+from adapters.faults import InputFault
 from study.tasks.captioned import Captioned
 from study.tasks.pictures import SMALLEST
 from study.tasks.specs import TaskSpec
 
 Part = TypeVar("Part", bound=Captioned)
+Spec = TypeVar("Spec", bound="CaptionedSpec[Any]")
 
 
 class CaptionedSpec(TaskSpec, Generic[Part]):
-    """A task on captioned pictures."""
+    """A task on captioned pictures.
+
+    Attributes
+    ----------
+    folder : a folder of pictures, or None for those of the built-in world.
+    """
+
+    folder: str | None
 
     @property
     @abstractmethod
@@ -46,6 +57,32 @@ class CaptionedSpec(TaskSpec, Generic[Part]):
     def load_pictures(self, size: int, most: int | None = None) -> np.ndarray:
         """Give the pictures that are trained on; see `TaskSpec.load_pictures`."""
         return self.train.load(size, 0, most)
+
+
+def folder_of(declared: Mapping[str, Any], key: str, root: Path, faults: list[str]) -> str:
+    """Return the folder that a task declares; else add a fault."""
+    value = declared.get(key)
+    if not isinstance(value, str) or not value.strip():
+        faults.append(f"{key} is {value!r}, expected a folder")
+        return ""
+    return str((root / Path(value).expanduser()).resolve())
+
+
+def checked(spec: Spec, faults: list[str]) -> Spec:
+    """Return a resolved task; the pictures of a folder are looked at once all else is right.
+
+    Raises
+    ------
+    InputFault : everything that is wrong with the declaration or, if nothing is, with the folder.
+    """
+    if not faults and spec.folder is not None:
+        try:
+            spec.content_hash()
+        except InputFault as fault:
+            faults.append(str(fault))
+    if faults:
+        raise InputFault("; ".join(faults))
+    return spec
 
 
 def size_of(declared: dict[str, Any], faults: list[str]) -> int | None:

@@ -4,7 +4,7 @@ A small encoder of maps is trained beside the design, in every slot its own. The
 are computed once and kept on disk, so that workers and resumed runs share them.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,21 +17,13 @@ from study.conditioning import entry
 from study.config import Protocol
 from study.control_encoder import ControlEncoder
 from study.randomness import stream
-from study.scoring import AnyScorer, Features, PartReader, Scorer, prompt_fidelity
+from study.scoring import Features, PartReader, Scorer, Scorers, prompt_fidelity
 from study.tasks.cache import cached
+from study.tasks.captioned import HELD_OUT_PICTURES, KEPT, in_parts
 from study.tasks.control_spec import ControlSpec
 from study.tasks.mapped import DrawnScenes
 from study.tasks.task import Evaluation, Rows, Task, Wanted, image_rows, warn_if_cut
 from study.training import Batch
-
-HELD_OUT_PICTURES = 16
-"""Held-out pictures that the held-out loss is taken over."""
-
-KEPT = 64
-"""Generated pictures of a trial that are kept, the first; all of them are scored."""
-
-AT_ONCE = 256
-"""Pictures that are in memory at once."""
 
 
 @dataclass
@@ -40,12 +32,11 @@ class ControlTask(Task[ControlSpec]):
 
     Attributes
     ----------
-    latents, maps : of the pictures that are trained on, (N, C, h, w) and uint8 (N, 3, H, W).
+    maps : of the pictures that are trained on, uint8 (N, 3, H, W).
     held : latents of the first held-out pictures.
     held_maps : maps of all held-out pictures, uint8 (N, 3, H, W).
     """
 
-    latents: Tensor
     maps: Tensor
     held: Tensor
     held_maps: Tensor
@@ -70,16 +61,9 @@ class ControlTask(Task[ControlSpec]):
         encoder = ControlEncoder(*encoder_form(backbone), stream(seed, self.key, "encoder"))
         return encoder.to(backbone.device, backbone.dtype)
 
-    def judge(
-        self,
-        wanted: Wanted,
-        pictures: np.ndarray,
-        features: Features,
-        scorers: Mapping[str, AnyScorer],
-        loss_heldout: float,
-    ) -> Evaluation:
+    def judge(self, wanted: Wanted, pictures: np.ndarray, features: Features, scorers: Scorers) -> Evaluation:
         """Score a trial; see `Task.judge`. Pictures are compared with the true maps of the scenes that were wanted."""
-        totals = {"loss_heldout": loss_heldout}
+        totals: dict[str, float] = {}
         single: list[dict[str, float | None]] = [{} for _ in wanted.prompts]
         followed: dict[str, np.ndarray] = {}
         for name, scorer in scorers.items():
@@ -108,10 +92,10 @@ def prepare(spec: ControlSpec, backbone: Backbone, protocol: Protocol, cache_dir
     key = [spec.content_hash(), size]
 
     def encoded() -> Tensor:
-        return torch.cat([own.encode(part) for part in _parts(train.load, len(train.captions), size)])
+        return torch.cat([own.encode(part) for part in in_parts(train.load, len(train.captions), size)])
 
     def drawn() -> Tensor:
-        return torch.cat([as_maps(part) for part in _parts(train.load_maps, len(train.captions), size)])
+        return torch.cat([as_maps(part) for part in in_parts(train.load_maps, len(train.captions), size)])
 
     latents = cached(cache_dir, "control", [own.hash, *key, str(own.dtype)], encoded).to(own.device, own.dtype)
     maps = cached(cache_dir, "maps", key, drawn).to(own.device)
@@ -123,9 +107,3 @@ def prepare(spec: ControlSpec, backbone: Backbone, protocol: Protocol, cache_dir
 def as_maps(pictures: np.ndarray) -> Tensor:
     """Turn pictures of maps, uint8 (N, H, W, 3), into what the encoder takes: uint8 (N, 3, H, W)."""
     return torch.from_numpy(pictures.transpose(0, 3, 1, 2).copy())  # a picture that was read cannot be written to
-
-
-def _parts(load: Callable[[int, int, int], np.ndarray], count: int, size: int) -> Iterator[np.ndarray]:
-    """Yield the pictures, a few hundred at a time."""
-    for begin in range(0, count, AT_ONCE):
-        yield load(size, begin, begin + AT_ONCE)

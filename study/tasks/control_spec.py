@@ -13,17 +13,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import Any, ClassVar
 
 from adapters.faults import InputFault
 from study.backbones.names import SEGMENTER
 from study.tasks.captioned import read_folder
-from study.tasks.captioned_spec import CaptionedSpec, size_of
+from study.tasks.captioned_spec import CaptionedSpec, checked, folder_of, size_of
 from study.tasks.mapped import DrawnScenes, Mapped, read_maps
 from study.tasks.specs import unknown_keys, words_of
-
-if TYPE_CHECKING:
-    from study.world.control_maps import MapKind
 
 MAPS = ("edges", "segmentation", "landmarks")
 CONTROL = ("edge_error", "mean_iou", "pixel_accuracy", "landmark_error")
@@ -56,6 +53,9 @@ class ControlSpec(CaptionedSpec[Mapped]):
     """
 
     kind: ClassVar[str] = "control"
+    # The prompt is first, since a map is easily followed at its cost.
+    ties: ClassVar[tuple[str, ...]] = ("clip_t", *CONTROL)
+    own: ClassVar[str] = "--task '{kind: control, pictures: photos/mine, maps: maps/mine}'"
 
     control: str | None = None
     folder: str | None = None
@@ -78,10 +78,9 @@ class ControlSpec(CaptionedSpec[Mapped]):
     @cached_property
     def _parts(self) -> tuple[Mapped, Mapped]:
         if self.control is not None:
-            control = cast("MapKind", self.control)
             return (
-                DrawnScenes(control, WORLD_PICTURES, WORLD_SEED, "train"),
-                DrawnScenes(control, WORLD_HELD_OUT, WORLD_SEED, "real"),
+                DrawnScenes(self.control, WORLD_PICTURES, WORLD_SEED, "train"),
+                DrawnScenes(self.control, WORLD_HELD_OUT, WORLD_SEED, "real"),
             )
         folder = Path(self.folder or "")
         pictures = read_folder(folder, self.captions)
@@ -118,27 +117,10 @@ class ControlSpec(CaptionedSpec[Mapped]):
                 )
             spec = cls(f"control/{short}", control=short, size=size)
         else:
-            pictures, maps = (_folder(declared, key, root, faults) for key in ("pictures", "maps"))
+            pictures, maps = (folder_of(declared, key, root, faults) for key in ("pictures", "maps"))
             captions = words_of(declared["captions"], "captions", faults) if "captions" in declared else None
             share = declared.get("held_out", SHARE)
             if not isinstance(share, float) or not 0 < share < 1:
                 faults.append(f"held_out is {share!r}, expected a share of the pictures such as 0.2")
             spec = cls(f"control/{short}", None, pictures, maps, captions, share, size)
-        if not faults and spec.folder is not None:
-            try:
-                spec.content_hash()
-            except InputFault as fault:
-                faults.append(str(fault))
-        if faults:
-            raise InputFault("; ".join(faults))
-        return spec
-
-
-def _folder(declared: Mapping[str, Any], key: str, root: Path, faults: list[str]) -> str:
-    value = declared.get(key)
-    if not isinstance(value, str) or not value.strip():
-        other = "maps" if key == "pictures" else "pictures"
-        faults.append(f"{key} is {value!r}, expected a folder: `pictures` and `maps` go together, got {other} alone"
-                      if value is None else f"{key} is {value!r}, expected a folder")  # fmt: skip
-        return ""
-    return str((root / Path(value).expanduser()).resolve())
+        return checked(spec, faults)

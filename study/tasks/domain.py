@@ -4,7 +4,7 @@ The latents of the pictures, and the features of those held out, are computed on
 resumed runs share them.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,21 +15,12 @@ from torch import Tensor
 from study.backbones.loading import Backbone
 from study.config import Protocol
 from study.distributions import fid, kid, precision_recall
-from study.scoring import AnyScorer, Features, Scorer, prompt_fidelity
+from study.scoring import Features, Scorer, Scorers, prompt_fidelity
 from study.tasks.cache import cached
-from study.tasks.captioned import Captioned
+from study.tasks.captioned import HELD_OUT_PICTURES, KEPT, in_parts
 from study.tasks.domain_spec import DISTRIBUTION, DomainSpec
 from study.tasks.task import Evaluation, Rows, Task, Wanted, image_rows, warn_if_cut
 from study.training import Batch
-
-HELD_OUT_PICTURES = 16
-"""Held-out pictures that the held-out loss is taken over."""
-
-KEPT = 64
-"""Generated pictures of a trial that are kept, the first; all of them are scored."""
-
-AT_ONCE = 256
-"""Real pictures that are in memory at once."""
 
 
 @dataclass
@@ -38,13 +29,11 @@ class DomainTask(Task[DomainSpec]):
 
     Attributes
     ----------
-    latents : of the pictures that are trained on, (N, C, h, w).
     held : latents of the first held-out pictures.
     cache_dir : where features are kept.
     real : features of all held-out pictures.
     """
 
-    latents: Tensor
     held: Tensor
     cache_dir: Path
     real: Features = field(default_factory=dict)
@@ -61,16 +50,9 @@ class DomainTask(Task[DomainSpec]):
         """Say by which pictures a trial is judged: drawn from held-out captions, all of them before any comes again."""
         return self.drawn_from(self.spec.real.captions, seed, protocol.pictures)
 
-    def judge(
-        self,
-        wanted: Wanted,
-        pictures: np.ndarray,
-        features: Features,
-        scorers: Mapping[str, AnyScorer],
-        loss_heldout: float,
-    ) -> Evaluation:
+    def judge(self, wanted: Wanted, pictures: np.ndarray, features: Features, scorers: Scorers) -> Evaluation:
         """Score a trial; see `Task.judge`. Sets of pictures are compared with all that are held out."""
-        totals, columns = {"loss_heldout": loss_heldout}, dict[str, float]()
+        totals, columns = dict[str, float](), dict[str, float]()
         single: list[dict[str, float | None]] = [{} for _ in wanted.prompts]
         found: dict[str, tuple[float, float]] = {}
         for name, scorer in scorers.items():
@@ -93,10 +75,10 @@ class DomainTask(Task[DomainSpec]):
         return Evaluation(totals, image_rows(wanted, single), list(pictures[:KEPT]), columns)
 
     def _real(self, scorer: Scorer) -> Tensor:
-        size = self.backbone.size
+        size, real = self.backbone.size, self.spec.real
 
         def encoded() -> Tensor:
-            return torch.cat([scorer.images(part) for part in _parts(self.spec.real, size)])
+            return torch.cat([scorer.images(part) for part in in_parts(real.load, len(real.captions), size)])
 
         if scorer.hash not in self.real:
             key = [scorer.hash, self.key, size]
@@ -106,18 +88,12 @@ class DomainTask(Task[DomainSpec]):
 
 def prepare(spec: DomainSpec, backbone: Backbone, protocol: Protocol, cache_dir: Path) -> DomainTask:
     """Make a domain task ready; see `study.tasks.task.prepare`."""
-    own = backbone.at(spec.size)
-    warn_if_cut(spec.name, own, [*spec.train.captions, *spec.real.captions])
+    own, train = backbone.at(spec.size), spec.train
+    warn_if_cut(spec.name, own, [*train.captions, *spec.real.captions])
 
     def encoded() -> Tensor:
-        return torch.cat([own.encode(part) for part in _parts(spec.train, own.size)])
+        return torch.cat([own.encode(part) for part in in_parts(train.load, len(train.captions), own.size)])
 
     latents = cached(cache_dir, "domain", [own.hash, spec.content_hash(), own.size, str(own.dtype)], encoded)
     held = own.encode(spec.real.load(own.size, 0, HELD_OUT_PICTURES))
     return DomainTask(spec, own, latents.to(own.device, own.dtype), held, cache_dir)
-
-
-def _parts(captioned: Captioned, size: int) -> Iterator[np.ndarray]:
-    """Yield the pictures, a few hundred at a time."""
-    for begin in range(0, len(captioned.captions), AT_ONCE):
-        yield captioned.load(size, begin, begin + AT_ONCE)

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from adapters.faults import InputFault
-from study.tasks.captioned import Captioned, Drawn, Files, read_folder
-from study.tasks.captioned_spec import CaptionedSpec, size_of
+from study.backbones.names import Source, feature_width
+from study.tasks.captioned import Captioned, DrawnDomain, Files, read_folder
+from study.tasks.captioned_spec import CaptionedSpec, checked, folder_of, size_of
 from study.tasks.pictures import file_hash, listed
 from study.tasks.specs import unknown_keys, words_of
 
@@ -57,6 +58,9 @@ class DomainSpec(CaptionedSpec[Captioned]):
 
     kind: ClassVar[str] = "domain"
     primary: ClassVar[str] = "kid"
+    # Not clip_t: captions need not name the style, so it may fall as the style is learned.
+    ties: ClassVar[tuple[str, ...]] = ("kid", "fid", "precision", "recall")
+    own: ClassVar[str] = "--task '{kind: domain, pictures: photos/mine}'"
     scores: ClassVar[Mapping[str, str | None]] = {
         **dict.fromkeys(DISTRIBUTION, "micro-clip"), "clip_t": "micro-clip"
     }  # fmt: skip
@@ -71,8 +75,8 @@ class DomainSpec(CaptionedSpec[Captioned]):
     def _parts(self) -> tuple[Captioned, Captioned]:
         if self.domain is not None:
             return (
-                Drawn(self.domain, WORLD_PICTURES, WORLD_SEED, "train"),
-                Drawn(self.domain, WORLD_HELD_OUT, WORLD_SEED, "real"),
+                DrawnDomain(self.domain, WORLD_PICTURES, WORLD_SEED, "train"),
+                DrawnDomain(self.domain, WORLD_HELD_OUT, WORLD_SEED, "real"),
             )
         whole = read_folder(Path(self.folder or ""), self.captions)
         if isinstance(self.held_out, float):
@@ -100,6 +104,16 @@ class DomainSpec(CaptionedSpec[Captioned]):
         content = ["domain", self.train.hashes(), self.real.hashes(), *([] if self.size is None else [self.size])]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
+    def cautions(self, scores: Mapping[str, Source], protocol: Protocol) -> Iterator[str]:
+        """Yield that the covariances of the Fréchet distance are singular, if they are."""
+        width = feature_width(scores["fid"]) if "fid" in scores else None
+        count = min(protocol.pictures, len(self.real.captions))
+        if width is not None and count <= width:
+            yield (
+                f"fid is of {count} pictures, no more than the {width} features of {scores['fid'].name}, so it is "
+                "mostly bias: it ranks designs at this number of pictures, and compares with no other; kid has no bias"
+            )
+
     def unfit(self, scores: Mapping[str, Any], protocol: Protocol) -> Iterator[tuple[tuple[str, ...], str]]:
         """Yield that too few pictures are to be drawn, if they are."""
         asked = [name for name in DISTRIBUTION if name in scores]
@@ -126,30 +140,20 @@ class DomainSpec(CaptionedSpec[Captioned]):
             spec = cls(f"domain/{short}", domain=short, size=size)
         else:
             captions = words_of(declared["captions"], "captions", faults) if "captions" in declared else None
-            held_out = _held_out(declared.get("held_out", SHARE), root, faults)
-            folder = _folder(declared["pictures"], root)
+            held_out = _held_out(declared, root, faults)
+            folder = folder_of(declared, "pictures", root, faults)
             spec = cls(f"domain/{short}", None, folder, captions, held_out, size)
-        if not faults and spec.folder is not None:
-            try:
-                spec.content_hash()
-            except InputFault as fault:
-                faults.append(str(fault))
-        if faults:
-            raise InputFault("; ".join(faults))
-        return spec
+        return checked(spec, faults)
 
 
-def _held_out(value: Any, root: Path, faults: list[str]) -> float | str:
-    if isinstance(value, str) and value.strip():
-        return _folder(value, root)
+def _held_out(declared: dict[str, Any], root: Path, faults: list[str]) -> float | str:
+    value = declared.get("held_out", SHARE)
+    if isinstance(value, str):
+        return folder_of(declared, "held_out", root, faults)
     if isinstance(value, float) and 0 < value < 1:
         return value
     faults.append(f"held_out is {value!r}, expected a folder, or a share of the pictures such as 0.2")
     return SHARE
-
-
-def _folder(value: Any, root: Path) -> str:
-    return str((root / Path(str(value)).expanduser()).resolve())
 
 
 def _counted(part: Files) -> str:

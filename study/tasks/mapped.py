@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from adapters.faults import InputFault
-from study.tasks.captioned import Captioned, Files
+from study.tasks.captioned import Captioned, Drawn, Files
 from study.tasks.pictures import (
     EXPECTED,
     array_hash,
@@ -38,19 +38,8 @@ class Mapped(Captioned):
         """Give the maps of some of the pictures, uint8 (N, size, size, 3): scaled and cropped as the pictures are."""
 
 
-@dataclass(frozen=True)
-class DrawnScenes(Mapped):
-    """Scenes of the built-in world with their true maps.
-
-    Attributes
-    ----------
-    split : "train" or "real"; no scene is in both.
-    """
-
-    control: MapKind
-    count: int
-    seed: int
-    split: Literal["train", "real"]
+class DrawnScenes(Drawn, Mapped):
+    """Scenes of the built-in world with their true maps, of the kind that `name` says."""
 
     @cached_property
     def scenes(self) -> list[Scene]:
@@ -76,7 +65,8 @@ class DrawnScenes(Mapped):
         """Give the true maps of some of the drawings, drawn at that size; see `Mapped.load_maps`."""
         from study.world.control_maps import control_picture
 
-        return np.stack([control_picture(scene, self.control, size) for scene in self.scenes[begin:end]])
+        kind = cast("MapKind", self.name)
+        return np.stack([control_picture(scene, kind, size) for scene in self.scenes[begin:end]])
 
     def hashes(self) -> list[Any]:
         """What was asked for, and the first drawings and maps: were they drawn differently, they would differ."""
@@ -84,7 +74,7 @@ class DrawnScenes(Mapped):
 
         drawn = zip(self.load(SIZE, 0, 2), self.load_maps(SIZE, 0, 2), self.captions, strict=False)
         first = [[array_hash(picture), array_hash(shown), caption] for picture, shown, caption in drawn]
-        return [self.control, self.count, self.seed, self.split, first]
+        return [self.name, self.count, self.seed, self.split, first]
 
 
 @dataclass(frozen=True)

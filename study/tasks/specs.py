@@ -34,12 +34,16 @@ class TaskSpec(ABC):
     kind : as in `KINDS`.
     scores : the scores it can be judged by, and the scorer of those that a study takes unless it says otherwise.
     primary : the score that decides unless the study says otherwise.
+    ties : the scores that decide, in this order, between designs that the primary one does not tell apart.
+    own : the options by which `train` learns one from folders of the user's own; WORD stands for `words`.
     name : "kind/…", as results show it.
     """
 
     kind: ClassVar[str]
     scores: ClassVar[Mapping[str, str | None]]
     primary: ClassVar[str]
+    ties: ClassVar[tuple[str, ...]]
+    own: ClassVar[str]
 
     name: str
 
@@ -80,6 +84,15 @@ class TaskSpec(ABC):
     def words(self) -> str:
         """The words that say what the pictures show; a text encoder should know them."""
 
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What an adapter folder says of what was learned; JSON values."""
+        return {"task": self.name}
+
+    def cautions(self, scores: Mapping[str, Source], protocol: Protocol) -> Iterator[str]:
+        """Yield what scores of this task cannot say under a protocol, a sentence each."""
+        yield from ()
+
     def unfit(self, scores: Mapping[str, Any], protocol: Protocol) -> Iterator[tuple[tuple[str, ...], str]]:
         """Yield what of a study does not go with this task: where it stands in the study file, and a sentence."""
         yield from ()
@@ -115,7 +128,7 @@ def resolve_task(spec: str | dict[str, Any], root: Path) -> TaskSpec:
     ------
     InputFault : one message with everything that is wrong with this task.
     """
-    declared: dict[str, Any] = {"name": spec} if isinstance(spec, str) else dict(spec)
+    declared: dict[str, Any] = dict(spec) if isinstance(spec, dict) else {"name": spec}
     name = declared.pop("name", None)
     if not isinstance(name, str) or not name.strip():
         raise InputFault(

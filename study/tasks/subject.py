@@ -6,7 +6,7 @@ of the real pictures. No augmentation; the text encoder is frozen.
 """
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from study.backbones.loading import Backbone
 from study.backbones.names import unknown_words
 from study.config import Protocol
 from study.sampling import sample, start_latents
-from study.scoring import AnyScorer, Features, encode, score
+from study.scoring import Features, Scorers, encode, score
 from study.tasks.cache import cached
 from study.tasks.subject_spec import SubjectSpec
 from study.tasks.task import Evaluation, Rows, Task, Wanted, image_rows
@@ -32,13 +32,11 @@ class SubjectTask(Task[SubjectSpec]):
     Attributes
     ----------
     pictures : the real pictures, uint8 (N, size, size, 3).
-    latents : theirs, (N, C, h, w).
     prior : latents of the class pictures, (P, C, h, w); none when the protocol gives the prior no weight.
     real : features of the real pictures.
     """
 
     pictures: np.ndarray
-    latents: Tensor
     prior: Tensor
     real: Features = field(default_factory=dict)
 
@@ -61,21 +59,13 @@ class SubjectTask(Task[SubjectSpec]):
         prompts = [self.spec.prompt(index) for index in chosen]
         return Wanted(prompts, [self.spec.described(index) for index in chosen], chosen, start, seeds)
 
-    def judge(
-        self,
-        wanted: Wanted,
-        pictures: np.ndarray,
-        features: Features,
-        scorers: Mapping[str, AnyScorer],
-        loss_heldout: float,
-    ) -> Evaluation:
+    def judge(self, wanted: Wanted, pictures: np.ndarray, features: Features, scorers: Scorers) -> Evaluation:
         """Score a trial; see `Task.judge`."""
         missing = [scorer for scorer in scorers.values() if scorer.hash not in self.real]
         self.real |= encode(self.pictures, missing)
         totals, single = score(
             pictures, features, wanted.chosen, wanted.described, scorers, self.real, self.spec.subject
         )
-        totals["loss_heldout"] = loss_heldout
         return Evaluation(totals, image_rows(wanted, single), list(pictures))
 
 
@@ -86,7 +76,7 @@ def prepare(spec: SubjectSpec, backbone: Backbone, protocol: Protocol, cache_dir
     prior = torch.empty(0, *backbone.latent_shape, device=backbone.device, dtype=backbone.dtype)
     if protocol.prior_weight > 0 and protocol.prior_batch > 0:
         prior = _class_latents(spec, backbone, protocol, cache_dir)
-    return SubjectTask(spec, backbone, pictures, backbone.encode(pictures), prior)
+    return SubjectTask(spec, backbone, backbone.encode(pictures), pictures, prior)
 
 
 def _class_latents(spec: SubjectSpec, backbone: Backbone, protocol: Protocol, cache_dir: Path) -> Tensor:

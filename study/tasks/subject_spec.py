@@ -44,6 +44,9 @@ class SubjectSpec(TaskSpec):
 
     kind: ClassVar[str] = "subject"
     primary: ClassVar[str] = "clip_i"
+    # The prompt is first, since fidelity to the subject is easily had at its cost.
+    ties: ClassVar[tuple[str, ...]] = ("clip_t", "dino_i", "clip_i", "colour", "diversity")
+    own: ClassVar[str] = "--pictures photos/mine --class WORD"
     scores: ClassVar[Mapping[str, str | None]] = {
         "clip_i": "micro-clip", "clip_t": "micro-clip", "dino_i": "micro-dino", "colour": None, "noise_difference": None
     }  # fmt: skip
@@ -73,6 +76,12 @@ class SubjectSpec(TaskSpec):
     def words(self) -> str:
         """The class word."""
         return self.class_word
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The token, the class word and the prompt that means the subject; see `TaskSpec.metadata`."""
+        words = {"token": self.token, "class": self.class_word, "instance_prompt": self.instance_prompt}
+        return {**super().metadata, **words}
 
     def prompt(self, index: int) -> str:
         """The index-th prompt pictures are generated from, with token and class word in its place."""

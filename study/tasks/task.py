@@ -22,7 +22,7 @@ from study.backbones.loading import Backbone
 from study.config import Protocol
 from study.randomness import stream
 from study.sampling import start_latents
-from study.scoring import AnyScorer, Features
+from study.scoring import Features, Scorers
 from study.tasks.specs import TaskSpec
 from study.training import Batch
 
@@ -102,6 +102,7 @@ class Task(ABC, Generic[Spec]):
     ----------
     spec : as declared.
     backbone : at the size of the task's pictures.
+    latents : of the pictures that are trained on, (N, C, h, w).
     """
 
     beside_rate: ClassVar[float] = 3e-3
@@ -109,6 +110,7 @@ class Task(ABC, Generic[Spec]):
 
     spec: Spec
     backbone: Backbone
+    latents: Tensor
 
     @property
     def key(self) -> str:
@@ -128,15 +130,8 @@ class Task(ABC, Generic[Spec]):
         """Say by which pictures a trial is judged."""
 
     @abstractmethod
-    def judge(
-        self,
-        wanted: Wanted,
-        pictures: np.ndarray,
-        features: Features,
-        scorers: Mapping[str, AnyScorer],
-        loss_heldout: float,
-    ) -> Evaluation:
-        """Score a trial.
+    def judge(self, wanted: Wanted, pictures: np.ndarray, features: Features, scorers: Scorers) -> Evaluation:
+        """Score a trial's pictures.
 
         Parameters
         ----------

@@ -126,10 +126,11 @@ def test_a_map_of_another_size_than_its_picture_is_named(folders):
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"maps": None}, "maps is None, expected a folder: `pictures` and `maps` go together"),
-        ({"pictures": None}, "pictures is None, expected a folder: `pictures` and `maps` go together"),
+        ({"maps": None}, "maps is None, expected a folder"),
+        ({"pictures": None}, "pictures is None, expected a folder"),
         ({"maps": "nowhere"}, "nowhere is no folder"),
         ({"maps": "lamps"}, "is the folder of the pictures"),
+        ({"held_out": 0.7}, "held_out 0.7 of 10 pictures leaves 3 to train on, expected at least 4"),
         ({"captions": None}, "nothing says what they show"),
         ({"held_out": 3, "size": "big", "colour": 1}, "held_out is 3"),
         ({"pictures": None, "maps": None, "captions": None}, "no map 'own' in the built-in world .known: edges, seg"),
@@ -166,7 +167,7 @@ def test_scores_that_need_true_maps_are_refused_for_a_folder(folders):
     task = {"kind": "control", "name": "own", "pictures": "lamps", "maps": "maps", "captions": "a lamp"}
     given = {**{k: v for k, v in fakes.SECTIONS.items() if k != "scores"}, "tasks": [task]}
     assert config.check(given, folders).primary == "clip_t"
-    with pytest.raises(InputFault, match="edge_error: is no score of tasks of the kind control"):
+    with pytest.raises(InputFault, match="edge_error: is no score of control/own; leave it out, or take of clip_t"):
         config.check({**given, "scores": {"edge_error": "segmenter", "clip_t": "scorer"}, "primary": "clip_t"}, folders)
     world = config.check({**given, "tasks": ["control/edges"]}, folders)
     assert world.primary == "edge_error" and world.scores["edge_error"].name == "segmenter"

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,13 +11,16 @@ from PIL import Image
 
 from adapters.designs import normalise
 from adapters.faults import InputFault
-from study import config
-from study.backbones import load
+from study import config, report
+from study.backbones import load, resolve_scorer
+from study.backbones.names import feature_width
+from study.cli.dry_run import describe
 from study.config import Protocol
 from study.distributions import fid
 from study.pack import Worker, run_pack
 from study.scoring import load_scorer
 from study.store import Store
+from study.study import Study
 from study.tasks import TaskSpec, prepare, resolve_task
 from study.trial import Pack, Trial, TrialResult
 from tests.study import fakes, tiny
@@ -163,6 +167,9 @@ def test_faults_of_a_metadata_file_are_named_with_their_lines(described):
         (20, {"captions": "a lamp", "held_out": "."}, "it too"),
         (20, {"captions": "a lamp", "held_out": "nowhere"}, "nowhere is no folder"),
         (20, {"captions": "a lamp", "held_out": 2}, "held_out is 2"),
+        (20, {"captions": "a lamp", "held_out": 0.7}, "held_out 0.7 of 20 pictures leaves 6 to train on, expected at"),
+        (20, {"captions": "a lamp", "held_out": ["a"]}, "held_out is ['a']"),
+        (20, {"captions": "a lamp", "pictures": None}, "pictures is None, expected a folder"),
         (20, {"captions": 3, "size": "big", "classes": 4}, "captions is 3"),
     ],
 )
@@ -199,12 +206,36 @@ def test_scores_and_the_primary_one_follow_from_the_kind_of_the_tasks(tmp_path):
     assert {"kid", "dino_i"} <= set(mixed.scores)
     for changes, expected in (
         ({"tasks": both}, "kid is no score of subject/rex; expected clip_t, which all tasks have"),
-        ({"scores": {"kid": "scorer", "dino_i": "scorer"}}, "dino_i: is no score of tasks of the kind domain"),
+        ({"scores": {"kid": "scorer", "dino_i": "scorer"}}, "dino_i: is no score of domain/own; leave it out, or"),
         ({"protocol": {"pictures": 4}}, "4 pictures are too few for"),
         ({"primary": "dino_i"}, "expected one of the study's scores"),
     ):
         with pytest.raises(InputFault, match=expected):
             config.check(sections(tmp_path / "own", **changes), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["micro-clip", "micro-dino"])
+def test_the_width_of_a_scorer_is_that_of_its_features(name):
+    width = feature_width(resolve_scorer(name))
+    assert width == load_scorer(name).images(shades(1, 64)).shape[1]  # 96 and 192
+    spec, scores = resolve_task("domain/neon", Path()), {"fid": resolve_scorer(name), "kid": resolve_scorer(name)}
+    (told,) = spec.cautions(scores, Protocol(pictures=width))  # so many have a covariance of rank width - 1
+    assert f"fid is of {width} pictures, no more than the {width} features of {name}" in told
+    assert not list(spec.cautions(scores, Protocol(pictures=width + 1)))
+    assert not list(spec.cautions({"kid": scores["kid"]}, Protocol(pictures=8)))
+
+
+def test_that_pictures_are_few_for_fid_is_told_before_a_run_and_in_the_report(tmp_path):
+    write(tmp_path / "own", shades())
+    file = fakes.study_file(tmp_path, **sections(tmp_path / "own", scores={"kid": "scorer", "fid": "scorer"}))
+    assert not Study.load(file).warnings()  # a scorer that does not say how many features it has
+    (tmp_path / "scorer" / "config.json").write_text('{"hidden_size": 24}')
+    study, told = Study.load(file), "fid is of 8 pictures, no more than the 24 features of scorer"  # 8 are held out
+    assert [told in each for each in study.warnings()] == [True]
+    assert [line for line in describe(study) if line.startswith(f"note: {told}")]
+    for index, trial in enumerate(trial for trial in study.trials if trial.role == "study"):
+        study.store.commit(TrialResult(trial, "done", "", {"kid": index % 7 / 100, "fid": 2.0 + index % 5}), "fake")
+    assert report.page(study).count(told) == 1
 
 
 def test_batches_hold_pictures_with_their_captions_and_drawn_are_held_out_ones(described, models, tmp_path):
@@ -267,7 +298,7 @@ def test_a_pack_of_domains_is_trained_scored_and_stored(described, models, tmp_p
     # Of many pictures all are scored and the first are kept.
     monkeypatch.setattr("study.tasks.domain.KEPT", 3)
     task = worker.task(spec, backbone, protocol, str(tmp_path / "store"))
-    judged = task.judge(task.wanted(0, protocol), drawn, {scorer.hash: scorer.images(drawn)}, {"fid": scorer}, 0.5)
+    judged = task.judge(task.wanted(0, protocol), drawn, {scorer.hash: scorer.images(drawn)}, {"fid": scorer})
     assert judged.scores["fid"] == pytest.approx(of["fid"], rel=1e-4) and len(judged.pictures) == 3
     other = Store(tmp_path / "other")
     other.commit(TrialResult(trials[1], "done", "", judged.scores, judged.columns, judged.images, judged.pictures))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -10,16 +11,19 @@ from pathlib import Path
 import pytest
 import typer
 import yaml
+from PIL import Image
 from typer.testing import CliRunner
 
 from analysis.compare import best
 from study import recipe as recipes
+from study import report_code
 from study.cli import recommend
 from study.cli.main import guarded
 from study.recommend import recipe
 from study.recommend import recommend as recommended
 from study.report import results
 from study.study import Study
+from study.tasks import resolve_task
 from study.trial import TrialResult
 from tests.study import fakes, tiny
 from tests.study.one_adapter import train
@@ -40,15 +44,15 @@ def score(trial) -> float:
     return 1 - 0.2 * sum(trial.design.get(key) != level for key, level in BEST.items()) + fakes.score(trial.id) / 100
 
 
-def ran(study: Study, value=score, status=lambda trial: "done", clip_t=lambda trial: 0.5) -> Study:
-    """Give a study the rows of its trials, as if they had been trained."""
+def ran(study: Study, value=score, status=lambda trial: "done", clip_t=lambda trial: 0.5, more=lambda _: {}) -> Study:
+    """Give a study the rows of its trials, as if they had been trained; `more` are other scores."""
     unsynced = pytest.MonkeyPatch()
     unsynced.setattr("study.atomic._sync", lambda path: None)  # hundreds of rows, and no kill to survive
     for trial in study.trials:
         ended = status(trial) if trial.role == "study" else "missing"
         if ended == "missing":
             continue
-        scores = {"clip_i": value(trial), "clip_t": clip_t(trial)} if ended == "done" else {}
+        scores = {"clip_i": value(trial), "clip_t": clip_t(trial), **more(trial)} if ended == "done" else {}
         columns = {"parameters": 1000, "ratio": 0.01, "pack_seconds": 4.0, "pack_size": 2, "device": "cpu",
                    "commit": "c0ffee", "versions_json": '{"torch":"2"}',
                    "scorer_hashes_json": '{"clip_i":"h"}'}  # fmt: skip
@@ -143,6 +147,50 @@ def test_the_prompt_decides_where_the_subject_does_not(tmp_path):
     found = recommended(study)
     assert found.levels["activation"] == "relu"
     assert "not shown to be worse in clip_t" in dict(found.steps)
+
+
+def lamps(folder: Path, **keys: str) -> dict[str, str]:
+    """A task on a folder of pictures."""
+    for name in ("lamps", "maps"):
+        (folder / name).mkdir(exist_ok=True)
+        for index, picture in enumerate(tiny.pictures(16, 32)):
+            Image.fromarray(picture).save(folder / name / f"{index:02d}.png")
+    return {"name": "lamps", "pictures": "lamps", "captions": "a lamp", **keys}
+
+
+def test_on_domains_the_other_distances_decide_and_the_prompt_does_not(tmp_path):
+    """Captions need not name a style, so a picture may agree less with its caption the better the style is learned."""
+
+    def scores(trial) -> dict[str, float]:
+        relu, noise = trial.design["activation"] == "relu", fakes.score(trial.id) / 100
+        return {"kid": noise, "fid": 3 - relu + noise, "recall": 0.5 + 0.3 * (not relu) + noise}
+
+    changes = {"tasks": [lamps(tmp_path, kind="domain")], "scores": dict.fromkeys(("kid", "fid", "recall", "clip_t"),
+               "scorer"), "protocol": {"steps": 3, "pictures": 16}}  # fmt: skip
+    study = Study.load(fakes.study_file(tmp_path, **changes))
+    study = ran(study, clip_t=lambda trial: 0.3 * (trial.design["activation"] == "silu"), more=scores)
+    found = recommended(study)
+    steps = [step for step, _ in found.steps if step.startswith("not shown")]
+    assert found.levels["activation"] == "relu" and steps[0] == "not shown to be worse in fid"
+    assert not any("clip_t" in step for step in steps)
+    assert f"train recipe.yaml {study.config.tasks[0].own} -o mine" in report_code.train(study, "fake.yaml").code
+
+
+def test_every_kind_of_task_is_told_how_to_train_it(tmp_path):
+    tasks = [fakes.SECTIONS["tasks"][0], lamps(tmp_path, kind="domain"), lamps(tmp_path, kind="control", maps="maps")]
+    changes = {"tasks": tasks, "scores": {"clip_t": "scorer"}, "primary": "clip_t"}
+    ran(Study.load(fakes.study_file(tmp_path, **changes)), clip_t=score)
+    done = call(tmp_path / "fake.yaml", "-o", tmp_path / "out.yaml")
+    assert done.exit_code == 0, done.stderr
+    told = done.stdout.splitlines()[-3:]
+    assert [shlex.split(line)[:2] for line in told] == [["adapter-study", "train"]] * 3
+    assert shlex.split(told[0])[3:] == ["--pictures", "photos/mine", "--class", "WORD", "-o", "ADAPTER"]
+    own = [shlex.split(line) for line in told[1:]]
+    assert [words[3] for words in own] == ["--task", "--task"]
+    # As `train` reads them: of folders that are there.
+    for words, kind in zip(own, ("domain", "control"), strict=True):
+        task = yaml.safe_load(words[4].replace("photos/mine", "lamps").replace("maps/mine", "maps"))
+        assert resolve_task({"name": "own", "captions": "a lamp", **task}, tmp_path).kind == kind
 
 
 def test_designs_with_keys_of_their_own_are_chosen_as_a_whole(tmp_path):
