@@ -86,7 +86,7 @@ def checked(spec: Spec, faults: list[str]) -> Spec:
 
 
 def sized(kind: str, short: str, declared: dict[str, Any], faults: list[str]) -> tuple[str, str, int | None]:
-    """Read the size that a task declares, by the key `size` or at the end of its name, as in `photo@96`; else add a fault.
+    """Read the size that a task declares, by the key `size` or at the end of its name (`photo@96`); else add a fault.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Ways to draw a scene: each turns a scene and a random stream into a canvas. All but `photo` are none of the world's own.
+"""Ways to draw a scene: each turns a scene and a random stream into a canvas; all but `photo` are not the world's own.
 
 Lengths are shares of the picture's edge, so a style looks the same at every size.
 """

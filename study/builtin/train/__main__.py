@@ -74,7 +74,11 @@ class Build:
         architecture.declare_float32(self.out / "micro-unet" / "text_encoder")
 
     def generator_dit(self) -> None:
-        """Train the transformer with autoencoder and text encoder of micro-unet; write the whole pipeline."""
+        """Train the transformer on latents of micro-unet's autoencoder; write the whole pipeline.
+
+        Its text encoder starts from micro-unet's and is trained along: the U-Net reads the padding too, and there its
+        encoder tells of the place, but a PixArt pipeline masks it.
+        """
         vae, asked = self._vae(), self.asked
         pool = draw_pool(asked.pictures, self.seed, asked.workers, self.work)
         latents = self._latents(vae, pool)

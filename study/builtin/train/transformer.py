@@ -1,4 +1,4 @@
-"""Trains the diffusion transformer on what the U-Net's text encoder says of the captions."""
+"""Trains the diffusion transformer together with the text encoder that conditions it."""
 
 from collections.abc import Iterator
 from itertools import count
@@ -20,7 +20,7 @@ from study.world.scene import Scene
 
 
 class CaptionedBatches(Dataset[tuple[Tensor, Tensor]]):
-    """What each step's parts train on: numbers of scenes (n,), and their captions' tokens (n, 24), drawn anew each time."""
+    """What the parts of steps train on: numbers of scenes (n,), and tokens of captions (n, 24) that are drawn anew."""
 
     def __init__(self, scenes: list[Scene], words: CLIPTokenizer, seed: int, batch: int) -> None:
         self.scenes, self.words, self.seed, self.batch = scenes, words, seed, batch
@@ -45,7 +45,7 @@ def train_transformer(transformer: PixArtTransformer2DModel, text_encoder: CLIPT
                       scheduler: DPMSolverMultistepScheduler, latents: Tensor, scenes: list[Scene], steps: int,
                       seed: int, checkpoints: Path, batch: int, minutes: float | None = None, workers: int = 0,
                       device: str = "cpu", learning_rate: float = 1e-3) -> None:
-    """Fit velocity prediction as `train_generator` does, but for the text encoder, which stays as it is.
+    """Fit velocity prediction as `train_generator` does.
 
     Noise and timesteps are drawn on the device, so devices do not give equal weights. The networks run in bfloat16
     (autocast); weights and optimiser stay in single precision.
@@ -64,8 +64,7 @@ def train_transformer(transformer: PixArtTransformer2DModel, text_encoder: CLIPT
         Processes that draw captions ahead; 0 draws them in between.
     """
     latents = latents.to(device)
-    transformer.to(device).train()
-    text_encoder.to(device).eval()
+    networks = torch.nn.ModuleList([transformer, text_encoder]).to(device).train()
     velocity = VelocityLoss(scheduler.alphas_cumprod.to(device))
     # As for the U-Net, cores are busier with a part of the batch each than with every operation split over them.
     shards = 2 if device == "cpu" else 1
@@ -84,19 +83,18 @@ def train_transformer(transformer: PixArtTransformer2DModel, text_encoder: CLIPT
         within = torch.rand(len(clean), generator=stream, device=device)
         timesteps = ((strata + within) / len(clean) * 1000).long().clamp(max=999)
         mask = read_mask(ids, words.eos_token_id)
-        # A causal encoder: no token that is read sees the padding after it, so it needs no mask.
-        with torch.no_grad():
-            context = text_encoder(ids).last_hidden_state
         with torch.autocast(torch.device(device).type, torch.bfloat16):
+            # A causal encoder: no token that is read sees the padding after it, so it needs no mask.
+            context = text_encoder(ids).last_hidden_state
             return velocity(lambda noisy: transformer(noisy, context, timesteps, encoder_attention_mask=mask).sample,
                             clean, noise, timesteps)
 
     # Attention by plain products: the fused kernel's gradient in bfloat16 is six times slower on a CPU. The choice is
     # one for all threads, so it is made outside of them.
     with sdpa_kernel(SDPBackend.MATH):
-        optimise("generator-dit", [transformer], loss, steps, learning_rate, checkpoints, shards, minutes, warm_up=500,
-                 every=1000)
-    transformer.eval()
+        optimise("generator-dit", [transformer, text_encoder], loss, steps, learning_rate, checkpoints, shards, minutes,
+                 warm_up=500, every=1000)
+    networks.eval()
 
 
 def _state(*key: int) -> int:
