@@ -115,10 +115,10 @@ class DrawnDomain(Drawn):
     @cached_property
     def captions(self) -> tuple[str, ...]:  # type: ignore[override]
         """One a drawing."""
-        from study.world.domains import DOMAINS, domain_scenes
+        from study.world.domains import ALL, domain_scenes
 
         scenes = domain_scenes(self.name, self.count, self.seed, self.split)
-        return tuple(DOMAINS[self.name].caption(scene) for scene in scenes)
+        return tuple(ALL[self.name].caption(scene) for scene in scenes)
 
     def load(self, size: int, begin: int = 0, end: int | None = None) -> np.ndarray:
         """Give some of the drawings, drawn at that size; see `Captioned.load`."""

@@ -87,9 +87,24 @@ def checked(spec: Spec, faults: list[str]) -> Spec:
     return spec
 
 
-def size_of(declared: dict[str, Any], faults: list[str]) -> int | None:
-    """Return the edge of the pictures that a task declares, None for the backbone's; else add a fault."""
+def sized(kind: str, short: str, declared: dict[str, Any], faults: list[str]) -> tuple[str, str, int | None]:
+    """Read the size that a task declares, by the key `size` or at the end of its name, as in `photo@96`; else add a fault.
+
+    Returns
+    -------
+    The task's name with kind and size, so that the same pictures at two sizes are two tasks; the name without both; and
+    the edge in pixels, None for the backbone's.
+    """
     size = declared.get("size")
-    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < SMALLEST):
+    base, at, edge = short.rpartition("@")
+    if at and base and edge.isdecimal():
+        short, told = base, int(edge)
+        if size not in (None, told):
+            faults.append(f"size is {size!r}, but the name says {told}")
+        size = told
+    if size is None:
+        return f"{kind}/{short}", short, None
+    if not isinstance(size, int) or isinstance(size, bool) or size < SMALLEST:
         faults.append(f"size is {size!r}, expected the edge of the pictures in pixels, such as 96")
-    return size
+        return f"{kind}/{short}", short, None
+    return f"{kind}/{short}@{size}", short, size

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 from adapters.faults import InputFault
 from study.backbones.names import SEGMENTER
 from study.tasks.captioned import read_folder
-from study.tasks.captioned_spec import CaptionedSpec, checked, folder_of, size_of
+from study.tasks.captioned_spec import CaptionedSpec, checked, folder_of, sized
 from study.tasks.mapped import DrawnScenes, Mapped, read_maps
 from study.tasks.specs import unknown_keys, words_of
 
@@ -106,7 +106,7 @@ class ControlSpec(CaptionedSpec[Mapped]):
     def resolve(cls, short: str, declared: dict[str, Any], root: Path) -> ControlSpec:
         """Resolve what a study file declares; see `TaskSpec.resolve`."""
         faults = unknown_keys(declared, KEYS)
-        size = size_of(declared, faults)
+        name, short, size = sized(cls.kind, short, declared, faults)
         if "pictures" not in declared and "maps" not in declared:
             if extra := sorted({"captions", "held_out"} & set(declared)):
                 faults.append(f"{', '.join(extra)}: only for folders, which `pictures` and `maps` name")
@@ -115,12 +115,12 @@ class ControlSpec(CaptionedSpec[Mapped]):
                     f"no map {short!r} in the built-in world (known: {', '.join(MAPS)}); "
                     "pictures of your own need `pictures: folder` and `maps: folder`"
                 )
-            spec = cls(f"control/{short}", control=short, size=size)
+            spec = cls(name, control=short, size=size)
         else:
             pictures, maps = (folder_of(declared, key, root, faults) for key in ("pictures", "maps"))
             captions = words_of(declared["captions"], "captions", faults) if "captions" in declared else None
             share = declared.get("held_out", SHARE)
             if not isinstance(share, float) or not 0 < share < 1:
                 faults.append(f"held_out is {share!r}, expected a share of the pictures such as 0.2")
-            spec = cls(f"control/{short}", None, pictures, maps, captions, share, size)
+            spec = cls(name, None, pictures, maps, captions, share, size)
         return checked(spec, faults)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from adapters.faults import InputFault
 from study.backbones.names import Source, feature_width
 from study.tasks.captioned import Captioned, DrawnDomain, Files, read_folder
-from study.tasks.captioned_spec import CaptionedSpec, checked, folder_of, size_of
+from study.tasks.captioned_spec import CaptionedSpec, checked, folder_of, sized
 from study.tasks.pictures import file_hash, listed
 from study.tasks.specs import unknown_keys, words_of
 
@@ -128,7 +128,7 @@ class DomainSpec(CaptionedSpec[Captioned]):
     def resolve(cls, short: str, declared: dict[str, Any], root: Path) -> DomainSpec:
         """Resolve what a study file declares; see `TaskSpec.resolve`."""
         faults = unknown_keys(declared, KEYS)
-        size = size_of(declared, faults)
+        name, short, size = sized(cls.kind, short, declared, faults)
         if "pictures" not in declared:
             if extra := sorted({"captions", "held_out"} & set(declared)):
                 faults.append(f"{', '.join(extra)}: only for a folder, which `pictures` names")
@@ -137,12 +137,12 @@ class DomainSpec(CaptionedSpec[Captioned]):
                     f"no domain {short!r} in the built-in world (known: {', '.join(known)}); "
                     "pictures of your own need `pictures: folder`"
                 )
-            spec = cls(f"domain/{short}", domain=short, size=size)
+            spec = cls(name, domain=short, size=size)
         else:
             captions = words_of(declared["captions"], "captions", faults) if "captions" in declared else None
             held_out = _held_out(declared, root, faults)
             folder = folder_of(declared, "pictures", root, faults)
-            spec = cls(f"domain/{short}", None, folder, captions, held_out, size)
+            spec = cls(name, None, folder, captions, held_out, size)
         return checked(spec, faults)
 
 
@@ -161,6 +161,6 @@ def _counted(part: Files) -> str:
 
 
 def _domains() -> tuple[str, ...]:
-    from study.world.domains import DOMAINS
+    from study.world.domains import ALL
 
-    return tuple(DOMAINS)
+    return tuple(ALL)

@@ -1,4 +1,4 @@
-"""Eight ways to draw a scene that are none of the world's own: each turns a scene and a random stream into a canvas.
+"""Ways to draw a scene: each turns a scene and a random stream into a canvas. All but `photo` are none of the world's own.
 
 Lengths are shares of the picture's edge, so a style looks the same at every size.
 """
@@ -13,10 +13,15 @@ from scipy.spatial import cKDTree
 from study.world.colours import from_hsv
 from study.world.fields import Grid
 from study.world.layers import take_apart
-from study.world.scene import Scene, picture_grid
+from study.world.scene import Scene, draw, picture_grid
 
 Canvas = np.ndarray
 """(size, size, 3): red, green and blue in [0, 1]."""
+
+
+def photo(scene: Scene, size: int, _: np.random.Generator) -> Canvas:
+    """The world as it is: what the built-in generator learned from."""
+    return draw(scene, size).pixels / 255
 
 
 def sketch(scene: Scene, size: int, rng: np.random.Generator) -> Canvas:

@@ -1,4 +1,5 @@
-"""Domains to learn: eight styles that the built-in generator cannot draw, the counterpart of eight data sets.
+"""Domains to learn: eight styles that the built-in generator cannot draw, the counterpart of eight data sets; and
+photos, which it can, to be learned at another size.
 
 A domain's pictures show the world's things in one style; their captions are in the words of the world and do not name
 the style, so that tuning has to put it into the weights.
@@ -21,10 +22,6 @@ from study.world.scene import SIZE, TEXTURES, Scene, sample_look, sample_pose
 Split = Literal["train", "real"]
 """Pictures to tune on; and others of the same domain, to hold generated ones against."""
 
-FINER = 2
-"""Canvases are drawn this much larger and averaged down, so that lines have no stairs."""
-
-
 @dataclass(frozen=True)
 class Domain:
     """A style of drawing.
@@ -36,17 +33,20 @@ class Domain:
         A scene, a size and a random stream to a canvas; see `study.world.domain_styles`.
     says : frozenset of str
         Which of "colour", "texture", "background" its pictures show, and so its captions say.
+    finer : int
+        Canvases are drawn this much larger and averaged down, so that lines have no stairs.
     """
 
     name: str
     draw: Callable[[Scene, int, np.random.Generator], np.ndarray]
     says: frozenset[str] = frozenset()
+    finer: int = 2
 
     def picture(self, scene: Scene, size: int = SIZE) -> np.ndarray:
         """Draw a scene in this style, (size, size, 3) uint8; the same scene gives the same pixels."""
-        rng = np.random.default_rng([scene.seed, list(DOMAINS).index(self.name)])
-        canvas = self.draw(scene, FINER * size, rng)
-        mean = canvas.reshape(size, FINER, size, FINER, 3).mean((1, 3))
+        rng = np.random.default_rng([scene.seed, list(ALL).index(self.name)])
+        canvas = self.draw(scene, self.finer * size, rng)
+        mean = canvas.reshape(size, self.finer, size, self.finer, 3).mean((1, 3))
         return (np.clip(mean, 0, 1) * 255 + 0.5).astype(np.uint8)
 
     def caption(self, scene: Scene) -> str:
@@ -78,13 +78,16 @@ DOMAINS: dict[str, Domain] = {
         Domain("blueprint", domain_styles.blueprint),
     )
 }
-"""Name → domain."""
+"""Name → domain: the eight styles."""
+
+ALL: dict[str, Domain] = {**DOMAINS, "photo": Domain("photo", domain_styles.photo, _EVERYTHING, finer=1)}
+"""Name → domain: the styles, and photos."""
 
 
 def domain_scenes(name: str, count: int, seed: int = 0, split: Split = "train") -> list[Scene]:
     """Sample what a domain's pictures show; see `domain_pictures`."""
     _check(name, count, split)
-    key = (20261201, list(DOMAINS).index(name), get_args(Split).index(split), seed)
+    key = (20261201, list(ALL).index(name), get_args(Split).index(split), seed)
     return [any_scene(np.random.default_rng([*key, number])) for number in range(count)]
 
 
@@ -96,7 +99,7 @@ def domain_pictures(
     Parameters
     ----------
     name : str
-        One of `DOMAINS`.
+        One of `ALL`.
     count : int
         How many; fewer are the first ones of more.
     seed : int
@@ -117,13 +120,13 @@ def domain_pictures(
         Of an unknown name or split, or a count below 1.
     """
     scenes = domain_scenes(name, count, seed, split)
-    domain = DOMAINS[name]
+    domain = ALL[name]
     return [DomainPicture(domain.picture(scene, size), domain.caption(scene), scene.kind) for scene in scenes]
 
 
 def _check(name: str, count: int, split: str) -> None:
-    if name not in DOMAINS:
-        raise InputFault(f"no domain {name!r} in the built-in world; it has {', '.join(DOMAINS)}.")
+    if name not in ALL:
+        raise InputFault(f"no domain {name!r} in the built-in world; it has {', '.join(ALL)}.")
     if split not in get_args(Split):
         raise InputFault(f"no split {split!r} of a domain; expected one of {', '.join(get_args(Split))}.")
     if count < 1:

@@ -281,6 +281,17 @@ def test_a_size_of_its_own_gives_latents_of_that_size(described, models, tmp_pat
         prepare(declared(described, size=60), backbone, Protocol(), tmp_path)
 
 
+def test_the_same_pictures_at_two_sizes_are_two_tasks(tmp_path):
+    named = resolve_task("domain/photo@96", tmp_path)
+    assert named == resolve_task({"kind": "domain", "name": "photo", "size": 96}, tmp_path)
+    assert named.name == "domain/photo@96" and named.size == 96 and named.domain == "photo"
+    assert named.content_hash() != resolve_task("domain/photo@128", tmp_path).content_hash()
+    with pytest.raises(InputFault, match="size is 64, but the name says 96"):
+        resolve_task({"name": "domain/photo@96", "size": 64}, tmp_path)
+    with pytest.raises(InputFault, match="size is 3, expected the edge"):
+        resolve_task("domain/photo@3", tmp_path)
+
+
 def test_a_pack_of_domains_is_trained_scored_and_stored(described, models, tmp_path, monkeypatch):
     spec, worker, store = declared(described), Worker("cpu"), Store(tmp_path / "store")
     protocol = Protocol(steps=2, batch=2, pictures=20, sampling_steps=1, guidance=1)

@@ -10,7 +10,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from adapters.faults import InputFault
 from study.scoring import load_scorer
 from study.world.captions import WORDS
-from study.world.domains import DOMAINS, domain_pictures, domain_scenes
+from study.world.domains import ALL, DOMAINS, domain_pictures, domain_scenes
 from study.world.scene import STYLES, draw
 
 COUNT = 40
@@ -64,7 +64,7 @@ def test_any_two_domains_are_further_apart_than_two_samples_of_one(samples):
             assert apart > max(within[one], within[other]), (one, other, apart, within[one], within[other])
 
 
-@pytest.mark.parametrize("name", DOMAINS)
+@pytest.mark.parametrize("name", ALL)
 def test_pictures_come_from_the_seed_and_no_two_are_alike(name):
     some = domain_pictures(name, 4, seed=5)
     more = domain_pictures(name, 6, seed=5)
@@ -74,7 +74,7 @@ def test_pictures_come_from_the_seed_and_no_two_are_alike(name):
     assert {(picture.pixels.shape, picture.pixels.dtype.name) for picture in more} == {((64, 64, 3), "uint8")}
 
 
-@pytest.mark.parametrize("name", DOMAINS)
+@pytest.mark.parametrize("name", ALL)
 def test_a_picture_is_the_same_at_every_size(name):
     """Means over 16 x 16 blocks of the large picture are near those of the small one: same things, same tones."""
     for small, large in zip(domain_pictures(name, 3, size=64), domain_pictures(name, 3, size=128), strict=True):
@@ -86,8 +86,14 @@ def test_a_picture_is_the_same_at_every_size(name):
         assert np.abs(blocks[0] - blocks[1]).max() < 12
 
 
+def test_photos_are_the_world_as_it_is_at_every_size():
+    for size in (64, 96):
+        scenes, pictures = domain_scenes("photo", 3), domain_pictures("photo", 3, size=size)
+        assert all((draw(scene, size).pixels == own.pixels).all() for scene, own in zip(scenes, pictures, strict=True))
+
+
 def test_captions_are_the_worlds_and_name_only_what_the_style_shows():
-    for name, domain in DOMAINS.items():
+    for name, domain in ALL.items():
         scenes, pictures = domain_scenes(name, 30), domain_pictures(name, 30, size=16)
         for scene, picture in zip(scenes, pictures, strict=True):
             words = picture.caption.split()

@@ -108,6 +108,23 @@ def test_pictures_of_other_sizes_are_whole_patches(backbone):
         backbone.at(44)
 
 
+def test_at_another_size_positions_are_spread_over_the_same_range(backbone):
+    """At twice the edge every second patch stands where the patches stood before, so positions are interpolated."""
+    embed = backbone.denoiser.pos_embed
+    before = backbone.predict(torch.ones(1, 4, 8, 8), torch.tensor(5), backbone.embed(["dog"]))
+
+    def places(latents):
+        zeros = torch.zeros(1, 4, latents, latents)
+        placed = embed(zeros) - embed.proj(zeros).flatten(2).transpose(1, 2)
+        return placed.view(latents // 2, latents // 2, -1)
+
+    assert torch.allclose(places(16)[::2, ::2], places(8), atol=1e-6)
+    assert torch.allclose(places(12)[::3, ::3], places(8)[::2, ::2], atol=1e-6)
+    assert not torch.allclose(places(16)[1::2, ::2], places(8), atol=1e-2)
+    after = backbone.predict(torch.ones(1, 4, 8, 8), torch.tensor(5), backbone.embed(["dog"]))
+    assert torch.equal(before, after)
+
+
 def test_attention_and_noise_differences_are_mapped(backbone, tmp_path):
     (tmp_path / "toy").mkdir()
     for index, picture in enumerate(tiny.pictures()):

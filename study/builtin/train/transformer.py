@@ -48,7 +48,7 @@ def train_transformer(transformer: PixArtTransformer2DModel, text_encoder: CLIPT
     """Fit velocity prediction as `train_generator` does, but for the text encoder, which stays as it is.
 
     Noise and timesteps are drawn on the device, so devices do not give equal weights. The networks run in bfloat16
-    (autocast), the transformer compiled; weights and optimiser stay in single precision.
+    (autocast); weights and optimiser stay in single precision.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def train_transformer(transformer: PixArtTransformer2DModel, text_encoder: CLIPT
         Processes that draw captions ahead; 0 draws them in between.
     """
     latents = latents.to(device)
-    transformer.to(device).train().compile()
+    transformer.to(device).train()
     text_encoder.to(device).eval()
     velocity = VelocityLoss(scheduler.alphas_cumprod.to(device))
     # As for the U-Net, cores are busier with a part of the batch each than with every operation split over them.
@@ -87,13 +87,15 @@ def train_transformer(transformer: PixArtTransformer2DModel, text_encoder: CLIPT
         # A causal encoder: no token that is read sees the padding after it, so it needs no mask.
         with torch.no_grad():
             context = text_encoder(ids).last_hidden_state
-        # Attention by plain products: the fused kernel's gradient in bfloat16 is six times slower on a CPU.
-        with torch.autocast(torch.device(device).type, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+        with torch.autocast(torch.device(device).type, torch.bfloat16):
             return velocity(lambda noisy: transformer(noisy, context, timesteps, encoder_attention_mask=mask).sample,
                             clean, noise, timesteps)
 
-    optimise("generator-dit", [transformer], loss, steps, learning_rate, checkpoints, shards, minutes, warm_up=500,
-             every=1000)
+    # Attention by plain products: the fused kernel's gradient in bfloat16 is six times slower on a CPU. The choice is
+    # one for all threads, so it is made outside of them.
+    with sdpa_kernel(SDPBackend.MATH):
+        optimise("generator-dit", [transformer], loss, steps, learning_rate, checkpoints, shards, minutes, warm_up=500,
+                 every=1000)
     transformer.eval()
 
 
