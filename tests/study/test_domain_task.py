@@ -232,7 +232,7 @@ def test_a_size_that_a_backbone_cannot_draw_is_told_before_a_run(models, tmp_pat
     for size in (60, 64):  # the tiny autoencoder halves pictures twice, the tiny U-Net once
         own["tasks"] = [{**own["tasks"][0], "size": size}]
         if size % 8:
-            with pytest.raises(InputFault, match="tasks: task domain/own: size 60: .* multiple of 8 pixels"):
+            with pytest.raises(InputFault, match="tasks: task domain/own@60: size 60: .* multiple of 8 pixels"):
                 config.check(own, tmp_path)
         else:
             assert config.check(own, tmp_path).tasks[0].size == 64
