@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -9,7 +10,7 @@ from typing import Any, ClassVar
 from pydantic import TypeAdapter, ValidationError
 
 from adapters.faults import InputFault
-from study.backbones.names import OWN, SEGMENTER, WORLD, Source, lacking, resolve, resolve_scorer
+from study.backbones.names import OWN, SEGMENTER, WORLD, Source, lacking, resolve, resolve_scorer, wrong_size
 from study.columns import ROW
 from study.config import (
     DEFAULTS,
@@ -30,6 +31,7 @@ from study.space import ALL, Factor, Space, lacked, text
 from study.strategies.factorial import Factorial
 from study.strategies.strategy import Strategy
 from study.strategies.subset import Subset
+from study.tasks.captioned_spec import CaptionedSpec
 from study.tasks.control_spec import CONTROL
 from study.tasks.pictures import listed
 from study.tasks.specs import TaskSpec, resolve_task
@@ -84,7 +86,12 @@ class Check(Faults):
         }
         tune = self._tune(given.get("tune"), tasks, space, protocol_by)
         confirm = self._confirm(given.get("confirm"), tasks, tune)
-        self._unfit([*tasks, *(tune.tasks if tune else ()), *(confirm.tasks if confirm else ())], scores, given)
+        every = [*tasks, *(tune.tasks if tune else ()), *(confirm.tasks if confirm else ())]
+        self._unfit(every, scores, given)
+        for task, source in itertools.product(every, backbones):
+            size = task.size if isinstance(task, CaptionedSpec) else None
+            if size is not None and (wrong := wrong_size(source, size)):
+                self._fault(("tasks",), f"task {task.name}: {wrong}")
         if self.faults:
             self._raise()
         assert space is not None  # a space that could not be built is a fault

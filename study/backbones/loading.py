@@ -18,7 +18,7 @@ import torch
 from adapters.faults import InputFault
 from adapters.files import parts
 from study.backbones.kinds import PIPELINES, pipeline_of
-from study.backbones.names import Source, content_hash, fetch, resolve
+from study.backbones.names import Source, content_hash, fetch, resolve, wrong_size
 
 PREDICTIONS = ("epsilon", "v_prediction")
 
@@ -71,17 +71,12 @@ class Backbone:
         """
         if size is None or size == self.size:
             return self
-        unit = self.pipeline.vae_scale_factor * self._coarsest()
-        if size < unit or size % unit:
-            raise InputFault(f"size {size}: {self.name} draws pictures whose edge is a multiple of {unit} pixels.")
+        if fault := wrong_size(self.source, size):
+            raise InputFault(f"{fault}.")
         if size not in self._sizes:  # one for all tasks of a size, so that they are tuned together
             self._sizes[size] = copy.copy(self)
             self._sizes[size].size = size
         return self._sizes[size]
-
-    def _coarsest(self) -> int:
-        """Say how many latents wide a place is where the denoiser sees fewest of them."""
-        return 2 ** (len(self.denoiser.config.block_out_channels) - 1)
 
     @property
     def timesteps(self) -> int:
@@ -181,9 +176,6 @@ class PixArt(Backbone):
         """
         default = inspect.signature(self.pipeline.encode_prompt).parameters["max_sequence_length"].default
         return min(super().tokens, default)
-
-    def _coarsest(self) -> int:
-        return self.denoiser.config.patch_size
 
     def _encode_prompts(self, prompts: list[str]) -> torch.Tensor:
         text, mask, _, _ = self.pipeline.encode_prompt(prompts, False, device=self.device,

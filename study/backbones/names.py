@@ -150,6 +150,27 @@ def lacking(source: Source) -> dict[str, str]:
     return {position: f"{source.name} has no {what}" for position, what in LACKING[denoiser].items()}
 
 
+def wrong_size(source: Source, size: int) -> str:
+    """Say why a backbone cannot draw pictures of an edge in pixels, or "".
+
+    The edge must be a multiple of what the autoencoder and the U-Net halve it to, or of the transformer's patches.
+    Nothing is said of a hub model that is not there yet.
+    """
+    try:
+        folder = source.path or _snapshot(source, download=False)
+        denoiser = read_json(folder / PIPELINES[pipeline_of(folder)] / "config.json")
+        unit = denoiser.get("patch_size") or _coarsest(denoiser)
+        unit *= _coarsest(read_json(folder / "vae" / "config.json"))
+    except InputFault:
+        return ""
+    return f"size {size}: {source.name} draws pictures whose edge is a multiple of {unit} pixels" if size % unit else ""
+
+
+def _coarsest(config: dict[str, Any]) -> int:
+    """Say how wide a place is, where a network that halves its input between its blocks sees fewest of them."""
+    return 2 ** (len(config.get("block_out_channels", [None])) - 1)
+
+
 def unknown_words(source: Source, text: str) -> list[str]:
     """List the words of `text` that the model's tokenizer does not know whole (it spells them letter by letter).
 

@@ -112,7 +112,8 @@ def _declared(
     if lines.repeated:
         raise InputFault(f"--task: {lines.repeated[0][0][-1]} is there twice")
     if isinstance(declared, dict) and isinstance(declared.get("pictures"), str):
-        return {"name": Path(declared["pictures"]).expanduser().absolute().name or "pictures", **declared}
+        name = Path(declared["pictures"]).expanduser().absolute().name.replace("@", "-")  # what follows @ is a size
+        return {"name": name or "pictures", **declared}
     return declared
 
 

@@ -24,9 +24,11 @@ class CaptionedSpec(TaskSpec, Generic[Part]):
     Attributes
     ----------
     folder : a folder of pictures, or None for those of the built-in world.
+    size : edge of the pictures in pixels; None for the backbone's.
     """
 
     folder: str | None
+    size: int | None
 
     @property
     @abstractmethod

@@ -31,7 +31,6 @@ MAP = (1, 8, 8)
 class Following(Task[SubjectSpec]):
     """Latents that are to follow a map of their own."""
 
-    latents: Tensor
     maps: Tensor
 
     @property
@@ -48,8 +47,8 @@ class Following(Task[SubjectSpec]):
         start, seeds = start_latents(self.backbone, seed, self.key, "picture", 2)
         return Wanted(["a dog"] * 2, ["a dog"] * 2, [0, 0], start, seeds, self.maps[:2])
 
-    def judge(self, wanted, pictures, features, scorers, loss_heldout):
-        return Evaluation({"loss_heldout": loss_heldout}, [], list(pictures))
+    def judge(self, wanted, pictures, features, scorers):
+        return Evaluation({}, [], list(pictures))
 
     def trainables(self, seed):
         encoder = nn.Conv2d(1, 16, 3, padding=1)

@@ -225,6 +225,19 @@ def test_the_width_of_a_scorer_is_that_of_its_features(name):
     assert not list(spec.cautions({"kid": scores["kid"]}, Protocol(pictures=8)))
 
 
+def test_a_size_that_a_backbone_cannot_draw_is_told_before_a_run(models, tmp_path):
+    fakes.folders(tmp_path)
+    write(tmp_path / "own", shades())
+    own = sections(tmp_path / "own", backbone=str(models["pipe"]))
+    for size in (60, 64):  # the tiny autoencoder halves pictures twice, the tiny U-Net once
+        own["tasks"] = [{**own["tasks"][0], "size": size}]
+        if size % 8:
+            with pytest.raises(InputFault, match="tasks: task domain/own@60: size 60: .* multiple of 8 pixels"):
+                config.check(own, tmp_path)
+        else:
+            assert config.check(own, tmp_path).tasks[0].size == 64
+
+
 def test_that_pictures_are_few_for_fid_is_told_before_a_run_and_in_the_report(tmp_path):
     write(tmp_path / "own", shades())
     file = fakes.study_file(tmp_path, **sections(tmp_path / "own", scores={"kid": "scorer", "fid": "scorer"}))

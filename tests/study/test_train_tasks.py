@@ -56,7 +56,7 @@ def test_an_adapter_is_that_of_a_trial_and_draws(place, kind):
     read, worker, store = recipes.read(place / "small.yaml"), Worker("cpu"), Store(place / "store")
     declared = {"name": "lamps", **dict(part.split(": ") for part in task[1:-1].split(", "))}
     spec = resolve_task({**declared, **({"size": 64} if "size" in declared else {})}, place)
-    assert spec.name == f"{spec.kind}/lamps"
+    assert spec.name == f"{spec.kind}/lamps" + ("@64" if "size" in declared else "")
     folder = str(read.backbone.path)
     protocol = read.protocol.model_copy(update={"pictures": 1})  # what is drawn to be scored changes no weight
     trial = Trial(folder, read.design, spec.name, 0, protocol, task_hash=spec.content_hash(),
@@ -93,6 +93,14 @@ def test_from_python_an_adapter_with_an_encoder_is_saved_and_replaced(place):
     assert adapter_study("train", "small.yaml", "--task", DOMAIN, "-o", "new").exit_code == 2
     ended = adapter_study("train", "small.yaml", "--task", DOMAIN, "-o", "new", "--overwrite")
     assert ended.exit_code == 0 and FILE not in files(place / "new"), ended.stderr
+
+
+def test_a_folder_is_no_size_whatever_it_is_called(place):
+    (place / "lamps").rename("lamps@64")
+    ended = adapter_study("train", "small.yaml", "--task", DOMAIN.replace("lamps", "lamps@64"), "-o", "new")
+    assert ended.exit_code == 0, ended.stderr
+    told = json.loads((place / "new" / "adapter.json").read_text())["metadata"]
+    assert (told["task"], told["size"]) == ("domain/lamps-64", tiny.SIZE)
 
 
 def test_a_task_of_the_built_in_world_is_learned_by_its_name(place, monkeypatch):
