@@ -321,7 +321,7 @@ def noised_maps(
         with capture(backbone.denoiser, backbone.pipeline.tokenizer, own) as maps:
             for part in range(timesteps):
                 middle = (2 * part + 1) * backbone.timesteps // (2 * timesteps)
-                times = torch.full((len(own),), middle, device=backbone.device)
+                times = backbone.times(torch.full((len(own),), middle, device=backbone.device))
                 with autocast(backbone.device, precision):
                     backbone.predict(backbone.noised(latents, noise[part], times), times, context)
         yield maps

@@ -55,7 +55,7 @@ class Protocol(BaseModel):
     prior_pictures : int
         Class pictures that the backbone draws once per task.
     precision : {"float32", "float64", "bf16"}
-    sampler : {"dpmsolver++", "ddim"}
+    sampler : {"dpmsolver++", "ddim", "euler"}
     sampling_steps : int
     guidance : float
         Scale of classifier-free guidance.
@@ -74,7 +74,7 @@ class Protocol(BaseModel):
     prior_batch: int = Field(default=2, ge=1)
     prior_pictures: int = Field(default=32, ge=1)
     precision: Literal["float32", "float64", "bf16"] = "float32"
-    sampler: Literal["dpmsolver++", "ddim"] = "dpmsolver++"
+    sampler: Literal["dpmsolver++", "ddim", "euler"] = "dpmsolver++"
     sampling_steps: int = Field(default=25, ge=1)
     guidance: float = Field(default=7.0, ge=0, allow_inf_nan=False)
     pictures: int = Field(default=16, ge=1)

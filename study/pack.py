@@ -169,6 +169,7 @@ def _prepare(trial: Trial, pack: Pack, worker: Worker) -> _Ready:
     spec = pack.tasks[trial.task]
     backbone = worker.backbone(pack.backbone, trial.protocol.precision)
     _check_unchanged(trial, spec, backbone)
+    backbone.scheduler(trial.protocol.sampler)  # one that does not draw here is told before anything is trained
     wanted = [worker.scorer(scorer) for scorer in pack.scores.values()]
     task = worker.task(spec, backbone, trial.protocol, pack.store)
     class_latents = None

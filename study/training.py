@@ -53,7 +53,7 @@ class Batch:
     Attributes
     ----------
     latents, noise : (N, C, h, w), unit free.
-    timesteps : (N,) integers.
+    timesteps : (N,), as the denoiser is told them.
     context : (N, tokens, width).
     weight : (N,); the loss is the sum over rows of weight times the row's mean squared error.
     condition : (N, …) what each row is to follow besides its text; None if there is no such thing.

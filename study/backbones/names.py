@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from adapters.faults import InputFault
 from study.backbones.architectures import ARCHITECTURES
-from study.backbones.kinds import LACKING, PIPELINES, components, pipeline_of, read_json
+from study.backbones.kinds import KINDS, components, pipeline_of, read_json
 
 BUILTIN = Path(__file__).resolve().parent.parent / "builtin"
 BACKBONES = ("micro-unet", "micro-dit")
@@ -144,10 +144,10 @@ def content_hash(source: Source) -> str:
 def lacking(source: Source) -> dict[str, str]:
     """Return the positions that a backbone lacks, with the reason; none for a hub model that is not there yet."""
     try:
-        denoiser = PIPELINES[pipeline_of(source.path or _snapshot(source, download=False))]
+        kind = KINDS[pipeline_of(source.path or _snapshot(source, download=False))]
     except InputFault:
         return {}
-    return {position: f"{source.name} has no {what}" for position, what in LACKING[denoiser].items()}
+    return {position: f"{source.name} has no {what}" for position, what in kind.lacking.items()}
 
 
 def wrong_size(source: Source, size: int) -> str:
@@ -158,8 +158,9 @@ def wrong_size(source: Source, size: int) -> str:
     """
     try:
         folder = source.path or _snapshot(source, download=False)
-        denoiser = read_json(folder / PIPELINES[pipeline_of(folder)] / "config.json")
-        unit = denoiser.get("patch_size") or _coarsest(denoiser)
+        kind = KINDS[pipeline_of(folder)]
+        denoiser = read_json(folder / kind.denoiser / "config.json")
+        unit = (denoiser.get("patch_size") or _coarsest(denoiser)) * kind.packs
         unit *= _coarsest(read_json(folder / "vae" / "config.json"))
     except InputFault:
         return ""
@@ -210,7 +211,7 @@ def _snapshot(source: Source, download: bool) -> Path:
 
     twins = [f"*.{twin}.*" for twin in TWINS]
     if source.role == "backbone":
-        folders = dict.fromkeys(name for pipeline in PIPELINES for name in components(pipeline))
+        folders = dict.fromkeys(name for kind in KINDS.values() for name in kind.components)
         wanted, unwanted = ["model_index.json", *(f"{name}/*{end}" for name in folders for end in READ)], twins
     else:
         wanted, unwanted = [f"*{end}" for end in READ], [*twins, "*/*"]
@@ -250,7 +251,7 @@ def _check(source: Source, folder: Path) -> None:
 
 def _pipeline_faults(folder: Path) -> list[str]:
     try:
-        pipeline = pipeline_of(folder)
+        pipeline_of(folder)
     except InputFault as fault:
         return [str(fault)]
     index = read_json(folder / "model_index.json")
@@ -260,7 +261,7 @@ def _pipeline_faults(folder: Path) -> list[str]:
         for key, entry in index.items()
         if isinstance(entry, list) and entry and entry[0] not in {*LIBRARIES, None}
     ]
-    for component, weights in components(pipeline).items():
+    for component, weights in components(folder).items():
         entry = index.get(component)
         if not (isinstance(entry, list) and len(entry) == 2):
             faults.append(f"model_index.json names {entry!r} as {component}, expected [library, class]")
@@ -288,7 +289,7 @@ def _weight_faults(folder: Path, stem: str) -> list[str]:
 
 def _files(folder: Path, role: str) -> list[Path]:
     """List the files that are loaded, in the order of their names; half-precision twins are not."""
-    inside = [folder / name for name in components(pipeline_of(folder))] if role == "backbone" else [folder]
+    inside = [folder / name for name in components(folder)] if role == "backbone" else [folder]
     found = [path for place in inside for path in place.iterdir() if path.suffix in READ and path.is_file()]
     found = [path for path in found if path.stem.rpartition(".")[2] not in TWINS]
     if role == "backbone":
