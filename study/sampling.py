@@ -79,10 +79,11 @@ def sample(
         conditions = torch.cat(prompts)
         owners = [*own.tolist(), *own.tolist()] if guided else own.tolist()
         extra = torch.cat([follow, follow]) if guided and follow is not None else follow
-        current = part * scheduler.init_noise_sigma
+        scaled = getattr(scheduler, "scale_model_input", lambda latents, timestep: latents)  # flows need no scaling
+        current = part * getattr(scheduler, "init_noise_sigma", 1)
         for timestep in scheduler.timesteps:
             doubled = torch.cat([current, current]) if guided else current
-            doubled = scheduler.scale_model_input(doubled, timestep)
+            doubled = scaled(doubled, timestep)
             with rows(owners), autocast(backbone.device, precision):
                 predicted = backbone.predict(doubled, timestep, conditions, extra)
             predicted = predicted.to(current.dtype)

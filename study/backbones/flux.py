@@ -55,9 +55,8 @@ class Flux(FlowMatching):
 
     def guided(self, context: Tensor, guidance: float) -> tuple[Tensor, ...]:
         """As `Backbone.guided`: the prompts alone, with the guidance they are drawn at."""
-        pooled = self.denoiser.config.pooled_projection_dim
-        text, vector = parted(context, pooled)
-        return (joined(text, torch.cat([vector, vector.new_full((len(vector), 1), guidance)], dim=1)),)
+        text, vector = parted(context, self.denoiser.config.pooled_projection_dim + 1)
+        return (joined(text, torch.cat([vector[:, :-1], vector.new_full((len(vector), 1), guidance)], dim=1)),)
 
     def predict(self, noisy: Tensor, timesteps: Tensor, context: Tensor, condition: Tensor | None = None) -> Tensor:
         """As `Backbone.predict`."""

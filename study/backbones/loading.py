@@ -21,6 +21,7 @@ from adapters.files import parts
 from study.backbones.kinds import KINDS, Kind, components, pipeline_of
 from study.backbones.names import Source, content_hash, fetch, resolve, wrong_size
 from study.backbones.samplers import diffusion_sampler
+from study.saving import Saving
 
 
 class Backbone:
@@ -32,20 +33,29 @@ class Backbone:
     denoiser : its U-Net or transformer; no parameter of it requires a gradient.
     source, name, hash : as `resolve`, `Source.name` and `content_hash` give them.
     size : edge of a picture, in pixels.
-    device, dtype : where and in what the weights are.
+    device, dtype : where the weights are, and in what latents are.
     """
 
     predictions: ClassVar[tuple[str, ...]] = ("epsilon", "v_prediction")
     """What schedulers of pipelines of this kind may say that denoisers predict."""
 
-    def __init__(self, pipeline: Any, source: Source, digest: str, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        pipeline: Any,
+        source: Source,
+        digest: str,
+        device: torch.device,
+        dtype: torch.dtype,
+        saving: Saving = Saving(),
+    ) -> None:
         self.pipeline = pipeline
         self.denoiser = cast(Any, parts(pipeline)[0])
         self.source = source
         self.name = source.name
         self.hash = digest
         self.device = device
-        self.dtype = dtype
+        self.dtype = torch.float32 if dtype is torch.bfloat16 else dtype
+        self._saving = saving
         self.size: int = self._edge * self._factor
         self.noiser = self._noise_schedule()
         self._embedded: dict[str, torch.Tensor] = {}
@@ -54,6 +64,24 @@ class Backbone:
         for module in pipeline.components.values():
             if isinstance(module, torch.nn.Module):
                 module.requires_grad_(False).eval()
+                module.to("cpu" if saving.offload and module is not self.denoiser else device)
+        if dtype is torch.bfloat16:
+            pipeline.vae.to(torch.float32)  # an autoencoder's numbers may be too large or too fine for less
+            self.denoiser.register_forward_pre_hook(_as_weights, with_kwargs=True)
+        if saving.gradient_checkpointing:
+            self.denoiser.enable_gradient_checkpointing()  # diffusers' own default is the non-reentrant kind
+
+    @contextmanager
+    def _there(self, *names: str) -> Iterator[None]:
+        """Have components of the pipeline on the device while the context lasts."""
+        modules = [getattr(self.pipeline, name, None) for name in names] if self._saving.offload else []
+        for module in filter(None, modules):
+            module.to(self.device)
+        try:
+            yield
+        finally:
+            for module in filter(None, modules):
+                module.to("cpu")
 
     @property
     def _edge(self) -> int:
@@ -107,7 +135,8 @@ class Backbone:
         pixels = torch.from_numpy(np.ascontiguousarray(pictures)).to(self.device, self.dtype)
         pixels = pixels.permute(0, 3, 1, 2) / 127.5 - 1
         vae = self.pipeline.vae
-        latents = torch.cat([vae.encode(p).latent_dist.mean for p in pixels.split(16)])
+        with self._there("vae"):
+            latents = torch.cat([vae.encode(p).latent_dist.mean for p in pixels.split(16)])
         if (shift := vae.config.get("shift_factor")) is not None:
             latents = latents - shift
         return latents * vae.config.scaling_factor
@@ -119,7 +148,8 @@ class Backbone:
         latents = latents.to(self.device, self.dtype) / vae.config.scaling_factor
         if (shift := vae.config.get("shift_factor")) is not None:
             latents = latents + shift
-        pixels = torch.cat([vae.decode(part).sample for part in latents.split(16)])
+        with self._there("vae"):
+            pixels = torch.cat([vae.decode(part).sample for part in latents.split(16)])
         pixels = ((pixels.float() + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8)
         return pixels.permute(0, 2, 3, 1).cpu().numpy()
 
@@ -131,6 +161,8 @@ class Backbone:
     @contextmanager
     def tuned_text(self, tuned: bool = True) -> Iterator[None]:
         """Embed every prompt anew, with gradients, while the context lasts: the text encoder is being tuned."""
+        if tuned and self._saving.offload:
+            raise InputFault("text_encoder=true needs the text encoder at every step; run it without --offload")
         former, self._text_is_tuned = self._text_is_tuned, tuned
         try:
             yield
@@ -143,9 +175,9 @@ class Backbone:
             distinct = list(dict.fromkeys(prompts))
             embedded = self._encode_prompts(distinct)
             return embedded[[distinct.index(prompt) for prompt in prompts]]
-        with torch.no_grad():
-            for prompt in prompts:
-                if prompt not in self._embedded:
+        if new := [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._embedded]:
+            with torch.no_grad(), self._there("text_encoder", "text_encoder_2", "text_encoder_3"):
+                for prompt in new:
                     self._embedded[prompt] = self._encode_prompts([prompt])
         return torch.cat([self._embedded[prompt] for prompt in prompts])
 
@@ -260,9 +292,17 @@ class PixArt(Backbone):
 
 
 def load(
-    name: str | dict[str, Any], device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    name: str | dict[str, Any],
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    saving: Saving = Saving(),
 ) -> Backbone:
     """Load a backbone by name (see `study.backbones.names.resolve`); a hub id is downloaded if need be.
+
+    Parameters
+    ----------
+    dtype : of the weights. In bfloat16 the autoencoder stays in float32, and latents too.
+    saving : how memory is saved.
 
     Raises
     ------
@@ -274,7 +314,7 @@ def load(
     family = _family(KINDS[type(pipeline).__name__])
     _check_schedule(pipeline, source.name, family.predictions)
     target = torch.device(device)
-    return family(pipeline.to(target), source, content_hash(source), target, dtype)
+    return family(pipeline, source, content_hash(source), target, dtype, saving)
 
 
 def _family(kind: Kind) -> type[Backbone]:
@@ -295,6 +335,14 @@ def _check_schedule(pipeline: Any, name: str, predictions: Sequence[str]) -> Non
         raise InputFault(f"{told}its scheduler is {type(pipeline.scheduler).__name__}, expected one of flow matching.")
     if pipeline.vae.config.get("latents_mean") is not None:
         raise InputFault(f"{told}its latents have a mean for each channel, which is not known here.")
+
+
+def _as_weights(denoiser: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Bring pictures and text to the type of the denoiser's weights; times and places keep theirs."""
+    dtype = next(denoiser.parameters()).dtype
+    named = ("hidden_states", "encoder_hidden_states", "pooled_projections")
+    cast = {name: kwargs[name].to(dtype) for name in named if isinstance(kwargs.get(name), torch.Tensor)}
+    return (tuple(each.to(dtype) if place == 0 else each for place, each in enumerate(args)), {**kwargs, **cast})
 
 
 def _pipeline(folder: Path, name: str, dtype: torch.dtype) -> Any:

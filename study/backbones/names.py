@@ -26,6 +26,7 @@ LIBRARIES = {"diffusers", "transformers", "stable_diffusion"}
 READ = (".safetensors", ".json", ".txt", ".model")
 """Ends of the names of the files that are loaded; ``.model`` is a vocabulary of SentencePiece, as T5's."""
 TWINS = ("fp16", "bf16", "non_ema")
+_TO_SAVE_ANEW = "load it with diffusers' from_pretrained(…, variant=…), save it with save_pretrained and name that folder"
 _INSTALL = "Run `python -m study.builtin.train`, or install the package again."
 _REMEDY = {"micro-dit": "Run `python -m study.builtin.train --only generator-dit`, or install the package again."}
 
@@ -207,7 +208,13 @@ def _snapshot(source: Source, download: bool) -> Path:
     if source.kind == "arch":
         raise InputFault(f"{source.name} has no weights; it serves for counting parameters only. Name a trained model.")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     twins = [f"*.{twin}.*" for twin in TWINS]
     if source.role == "backbone":
@@ -228,6 +235,16 @@ def _snapshot(source: Source, download: bool) -> Path:
     except LocalEntryNotFoundError as error:
         how = "the hub cannot be reached" if download else "it has not been downloaded yet; a run downloads it"
         raise InputFault(f"{source.role} {source.name}: no folder or model on this machine, and {how}.") from error
+    except GatedRepoError as error:
+        raise InputFault(
+            f"{source.role} {source.name}: the hub gives it only to those who agreed to its terms. Agree to them at "
+            f"https://huggingface.co/{source.id}, then log in here with `hf auth login`."
+        ) from error
+    except RevisionNotFoundError as error:
+        raise InputFault(
+            f"{source.role} {source.name}: {source.id} has no revision {source.revision!r}; name a branch, a tag or a "
+            "commit of it."
+        ) from error
     except (HfHubHTTPError, HFValidationError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputFault(
@@ -246,12 +263,17 @@ def _check(source: Source, folder: Path) -> None:
         faults = _pipeline_faults(folder)
     if faults:
         what = "diffusers pipeline" if source.role == "backbone" else "transformers model"
+        if source.kind == "hub":
+            hint = (
+                " A download that was cut off goes on with the next run; where a repository has nothing but variants "
+                f"({', '.join(TWINS)}), {_TO_SAVE_ANEW}."
+            )
         raise InputFault(f"{source.role} {source.name}: {folder} is no sound {what} folder: {'; '.join(faults)}.{hint}")
 
 
 def _pipeline_faults(folder: Path) -> list[str]:
     try:
-        pipeline_of(folder)
+        optional = KINDS[pipeline_of(folder)].optional
     except InputFault as fault:
         return [str(fault)]
     index = read_json(folder / "model_index.json")
@@ -266,7 +288,8 @@ def _pipeline_faults(folder: Path) -> list[str]:
         if not (isinstance(entry, list) and len(entry) == 2):
             faults.append(f"model_index.json names {entry!r} as {component}, expected [library, class]")
         elif not (folder / component).is_dir():
-            faults.append(f"{component}/ is missing")
+            less = " (to do without it, name it [null, null] in model_index.json)" if component in optional else ""
+            faults.append(f"{component}/ is missing{less}")
         elif weights is not None:
             faults += _weight_faults(folder / component, weights)
     return faults
@@ -282,6 +305,8 @@ def _weight_faults(folder: Path, stem: str) -> list[str]:
         except InputFault as fault:
             return [str(fault)]
         return [f"{folder.name}/{shard} is missing" for shard in sorted(shards) if not (folder / shard).is_file()]
+    if twins := sorted(path.name for twin in TWINS for path in folder.glob(f"{stem}.{twin}*.safetensors")):
+        return [f"{folder.name}/{stem}.safetensors is missing, there is only {twins[0]}: {_TO_SAVE_ANEW}"]
     unsafe = [*folder.glob("*.bin"), *folder.glob("*.ckpt"), *folder.glob("*.pt")]
     why = " (pickled weights are not read: convert them to safetensors)" if unsafe else ""
     return [f"{folder.name}/{stem}.safetensors is missing{why}"]

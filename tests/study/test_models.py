@@ -44,18 +44,19 @@ def noisy(backbone):
 @pytest.mark.parametrize("guidance", [1.0, 5.0])
 @pytest.mark.parametrize("sampler", ["dpmsolver++", "euler"])
 def test_sampling_equals_the_diffusers_pipeline(backbone, sampler, guidance):
+    if type(backbone).__name__ == "DiT" and sampler == "euler":
+        pytest.skip("DiTPipeline does not scale its start latents, which this scheduler needs")
     start, _ = start_latents(backbone, 0, "task", "picture", len(PROMPTS))
     ours = sample(backbone, backbone.embed(PROMPTS), start, sampler, 6, guidance)
     # Oracle: the pipeline's own call with the same scheduler and start latents.
     pipeline, kept = backbone.pipeline, backbone.pipeline.scheduler
     pipeline.scheduler = backbone.scheduler(sampler)
-    if isinstance(backbone, Flux):  # which tells every scheduler how far to shift, also those that do not ask
-        set_timesteps, dynamic = pipeline.scheduler.set_timesteps, pipeline.scheduler.config.use_dynamic_shifting
-        if not dynamic:
-            pipeline.scheduler.set_timesteps = lambda *given, mu=None, **named: set_timesteps(*given, **named)
+    if isinstance(backbone, Flux) and sampler == "dpmsolver++":  # the pipeline's shift, which this one is told before
+        own = pipeline.scheduler.set_timesteps
+        pipeline.scheduler.set_timesteps = lambda steps, device, mu: own(steps, device=device)
     given = {"num_inference_steps": 6, "guidance_scale": guidance}
     if type(backbone).__name__ == "DiT":  # which takes no latents and gives pictures only
-        ours, generator = backbone.decode(ours), torch.Generator().manual_seed(7)
+        generator = torch.Generator().manual_seed(7)
         start = torch.randn(start.shape, generator=torch.Generator().manual_seed(7))
         ours = backbone.decode(sample(backbone, backbone.embed(PROMPTS), start, sampler, 6, guidance))
         theirs = pipeline([1, 3, 2], generator=generator, output_type="np", **given).images
