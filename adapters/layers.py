@@ -105,7 +105,8 @@ def attentions(denoiser: nn.Module) -> list[tuple[str, Any]]:
     from diffusers.models.attention_processor import Attention
     from diffusers.models.transformers.transformer_flux import FluxAttention
 
-    return [(name, module) for name, module in denoiser.named_modules() if isinstance(module, Attention | FluxAttention)]
+    known = Attention, FluxAttention
+    return [(name, module) for name, module in denoiser.named_modules() if isinstance(module, known)]
 
 
 def cross_attentions(denoiser: nn.Module) -> list[tuple[str, Any]]:
@@ -139,8 +140,10 @@ def projections(name: str, attention: Any) -> list[Layer]:
     found = [Layer(f"{name}.{part}", getattr(attention, part)) for part in ("to_q", "to_k", "to_v")]
     if getattr(attention, "to_out", None) is not None:
         found.append(Layer(f"{name}.to_out.0", attention.to_out[0]))
-    added = [(part, getattr(attention, part, None)) for part in ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")]
-    return [*found, *(Layer(f"{name}.{part}", module) for part, module in added if module is not None)]
+    for part in ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"):
+        if getattr(attention, part, None) is not None:
+            found.append(Layer(f"{name}.{part}", getattr(attention, part)))
+    return found
 
 
 def feed_forwards(denoiser: nn.Module) -> list[tuple[str, Any]]:

@@ -133,7 +133,7 @@ JOINT = Sites(
     },
     writes={"SA_in": (_INPUT,), "FFN_in": (Site("norm2", "input"), _PICTURE), "Trans_out": (_PICTURE,)},
 )
-# The single blocks of Flux: x += gate · W [SA(norm x), GELU(V norm x)], one branch from the block's input to its output.
+# The single blocks of Flux: x += gate · W [SA(norm x), GELU(V norm x)], one branch from input to output.
 PARALLEL = Sites(
     reads={"SA_in": _INPUT, "Trans_out": _PICTURE}, writes={"SA_in": (_INPUT,), "Trans_out": (_PICTURE,)}
 )

@@ -49,3 +49,7 @@ class Saving:
         on = [name for name in ("gradient_checkpointing", "offload") if getattr(self, name) or getattr(before, name)]
         if on:
             os.environ[VARIABLE] = ",".join(on)
+
+
+NOTHING = Saving()
+"""Everything is kept where it is computed."""

@@ -141,7 +141,7 @@ def unpacked(slot_of_row: Sequence[int]) -> AbstractContextManager[None]:
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
-    """Open the context a protocol's precision asks for: bfloat16 autocast for "bf16" and "bfloat16", nothing otherwise."""
+    """Open the context a protocol's precision asks for: bfloat16 autocast for bf16 and bfloat16, nothing otherwise."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision in ("bf16", "bfloat16"))
 
 

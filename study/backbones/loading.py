@@ -21,7 +21,7 @@ from adapters.files import parts
 from study.backbones.kinds import KINDS, Kind, components, pipeline_of
 from study.backbones.names import Source, content_hash, fetch, resolve, wrong_size
 from study.backbones.samplers import diffusion_sampler
-from study.saving import Saving
+from study.saving import NOTHING, Saving
 
 
 class Backbone:
@@ -46,7 +46,7 @@ class Backbone:
         digest: str,
         device: torch.device,
         dtype: torch.dtype,
-        saving: Saving = Saving(),
+        saving: Saving = NOTHING,
     ) -> None:
         self.pipeline = pipeline
         self.denoiser = cast(Any, parts(pipeline)[0])
@@ -295,7 +295,7 @@ def load(
     name: str | dict[str, Any],
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
-    saving: Saving = Saving(),
+    saving: Saving = NOTHING,
 ) -> Backbone:
     """Load a backbone by name (see `study.backbones.names.resolve`); a hub id is downloaded if need be.
 

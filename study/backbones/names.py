@@ -26,7 +26,9 @@ LIBRARIES = {"diffusers", "transformers", "stable_diffusion"}
 READ = (".safetensors", ".json", ".txt", ".model")
 """Ends of the names of the files that are loaded; ``.model`` is a vocabulary of SentencePiece, as T5's."""
 TWINS = ("fp16", "bf16", "non_ema")
-_TO_SAVE_ANEW = "load it with diffusers' from_pretrained(…, variant=…), save it with save_pretrained and name that folder"
+_TO_SAVE_ANEW = (
+    "load it with diffusers' from_pretrained(…, variant=…), save it with save_pretrained and name that folder"
+)
 _INSTALL = "Run `python -m study.builtin.train`, or install the package again."
 _REMEDY = {"micro-dit": "Run `python -m study.builtin.train --only generator-dit`, or install the package again."}
 

@@ -164,7 +164,8 @@ class Task(ABC, Generic[Spec]):
                 chosen = [next(order) for _ in range(part.count)]
                 latents.append(part.latents[chosen])
                 noise.append(torch.randn((part.count, *backbone.latent_shape), generator=noise_stream))
-                timesteps.append(backbone.times(torch.randint(backbone.timesteps, (part.count,), generator=time_stream)))
+                steps = torch.randint(backbone.timesteps, (part.count,), generator=time_stream)
+                timesteps.append(backbone.times(steps))
                 prompts += [part.prompts[index] for index in chosen]
                 conditions += [part.condition[chosen]] if part.condition is not None else []
             yield Batch(

@@ -73,7 +73,8 @@ def feed_forward(module, x):
 def plain_joint(block, adapter):
     def forward(hidden_states, encoder_hidden_states, temb, image_rotary_emb=None, joint_attention_kwargs=None):
         x, text, signal = adapter.at("SA_in", hidden_states), encoder_hidden_states, F.silu(temb)
-        parts = [part[:, None] for part in block.norm1.linear(signal).chunk(9 if getattr(block, "attn2", None) else 6, 1)]
+        dual = getattr(block, "attn2", None) is not None
+        parts = [part[:, None] for part in block.norm1.linear(signal).chunk(9 if dual else 6, 1)]
         shift, scale, gate, shift_ff, scale_ff, gate_ff = parts[:6]
         rotary = {} if image_rotary_emb is None else {"image_rotary_emb": image_rotary_emb}
         last = getattr(block, "context_pre_only", False)
@@ -83,7 +84,7 @@ def plain_joint(block, adapter):
         branch, told = norm(x) * (1 + scale) + shift, norm(text) * (1 + text_scale) + text_shift
         attended, text_attended = block.attn(hidden_states=branch, encoder_hidden_states=told, **rotary)
         beside = 0
-        if len(parts) == 9:
+        if dual:
             beside = parts[8] * block.attn2(hidden_states=norm(x) * (1 + parts[7]) + parts[6])
         x = adapter.at("FFN_in", x + gate * adapter.at("SA_out", attended) + beside)
         fed = adapter.at("FFN_out", feed_forward(block.ff, norm(x) * (1 + scale_ff) + shift_ff))
@@ -155,9 +156,9 @@ def test_what_joint_attention_lacks_is_refused_with_what_there_is(request, name)
 
 
 def test_parameters_of_the_true_architectures_are_the_published_ones(architectures):
-    # Closed forms from the configurations, d the width. A double block: two modulations 6(d² + d), two attentions' parts
-    # 4(d² + d), two feed-forwards 8d² + 5d. SD 3 medium: 24 of them, the last one's text with two modulations and
-    # neither output projection nor feed-forward.
+    # Closed forms from the configurations, d the width. A double block: two modulations 6(d² + d), two parts of an
+    # attention 4(d² + d), two feed-forwards 8d² + 5d. SD 3 medium: 24 of them, the last one's text with two
+    # modulations and neither output projection nor feed-forward.
     d = 1536
     double = 2 * (6 * (d * d + d) + 4 * (d * d + d) + 8 * d * d + 5 * d)
     last = double - 4 * (d * d + d) - (d * d + d) - (8 * d * d + 5 * d)
@@ -166,8 +167,8 @@ def test_parameters_of_the_true_architectures_are_the_published_ones(architectur
     sd3 = 23 * double + last + embedders + out
     assert sum(p.numel() for p in architectures["sd3-medium"].parameters()) == sd3
     assert round(sd3 / 1e9) == 2  # billions, as published
-    # Flux: 19 double blocks, with norms of queries and keys of 128 in each part; 38 single ones, a modulation 3(d² + d),
-    # q, k, v, the MLP's d → 4d and 5d → d; dev is told the guidance by one more embedder.
+    # Flux: 19 double blocks, with norms of queries and keys of 128 in each part; 38 single ones, a modulation of
+    # 3(d² + d), q, k, v, the MLP's d → 4d and 5d → d; dev is told the guidance by one more embedder.
     d = 3072
     double = 2 * (6 * (d * d + d) + 4 * (d * d + d) + 8 * d * d + 5 * d + 2 * 128)
     single = 3 * (d * d + d) + 3 * (d * d + d) + (4 * d * d + 4 * d) + (5 * d * d + d) + 2 * 128

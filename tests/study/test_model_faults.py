@@ -1,8 +1,8 @@
 """Models that are gated, missing, half there, or there in a variant only: one message that says what to do."""
 
 import json
+from unittest.mock import Mock
 
-import httpx
 import pytest
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RevisionNotFoundError
 
@@ -10,7 +10,7 @@ from adapters.faults import InputFault
 from study.backbones import content_hash, fetch, load, resolve
 from tests.study import fakes
 
-REPLY = httpx.Response(403, request=httpx.Request("GET", "https://huggingface.co/org/model"))
+REPLY = Mock(status_code=403, headers={}, text="")
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,8 @@ def test_a_pinned_revision_is_asked_for_and_named(monkeypatch, tmp_path):
     asked = []
 
     def gives(id, revision, **named):
-        asked.append((id, revision, named["local_files_only"], "text_encoder_2/*.safetensors" in named["allow_patterns"]))
+        second = "text_encoder_2/*.safetensors" in named["allow_patterns"]
+        asked.append((id, revision, named["local_files_only"], second))
         return tmp_path / "snapshot"
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", gives)

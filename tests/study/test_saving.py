@@ -12,7 +12,11 @@ from study.training import Batch, Slot, train
 from tests.study import tiny
 from tests.study.tiny_models import MODELS
 
-FOLDERS = {"sd1": tiny.pipeline_folder, "pixart": tiny.pixart_folder, **{k: MODELS[k] for k in ("sdxl", "sd3", "flux dev")}}
+FOLDERS = {
+    "sd1": tiny.pipeline_folder,
+    "pixart": tiny.pixart_folder,
+    **{name: MODELS[name] for name in ("sdxl", "sd3", "flux dev")},
+}
 DESIGNS = [
     {"method": "adapter", "input": "SA_in", "output": "Trans_out", "width": 2},
     {"method": "adapter", "input": "FFN_in", "output": "Trans_out", "width": 2},
@@ -70,7 +74,7 @@ def test_what_is_offloaded_is_on_the_device_while_it_is_used(tmp_path, monkeypat
     moved = []
     for name in ("vae", "text_encoder", "text_encoder_2", "unet"):
         module = getattr(backbone.pipeline, name)
-        monkeypatch.setattr(module, "to", lambda where, name=name, module=module: moved.append((name, str(where))) or module)
+        monkeypatch.setattr(module, "to", lambda where, name=name: moved.append((name, str(where))))
     backbone.device = torch.device("cpu:0")
     backbone.embed(["a dog", "a dog"])
     backbone.embed(["a dog"])  # remembered
