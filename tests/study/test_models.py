@@ -7,6 +7,7 @@ import torch
 import adapters
 from adapters.faults import InputFault
 from adapters.positions import PAIRS
+from study.attention import noised_maps
 from study.backbones import lacking, load, resolve
 from study.backbones.flow import FlowMatching
 from study.backbones.flux import Flux
@@ -229,3 +230,10 @@ def test_a_hash_is_of_every_text_encoder_and_null_ones_are_left_out(tmp_path):
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     assert content_hash(resolve(str(folder))) != before
     assert load(str(sd3_folder(tmp_path, t5=False))).pipeline.text_encoder_3 is None
+
+
+@pytest.mark.parametrize("name", ["dit", "sd3", "flux schnell"])
+def test_attention_maps_of_other_kinds_are_refused(tmp_path, name):
+    backbone = load(str(MODELS[name](tmp_path))).at(tiny.SIZE)
+    with pytest.raises(InputFault, match="attention"):
+        next(noised_maps(backbone, tiny.pictures(), PROMPTS, "key"))
