@@ -138,7 +138,8 @@ def _check_text_encoder(method: Method, text_encoder: nn.Module | None) -> None:
     if tunes_text(method) and text_encoder is None:
         raise InputFault(
             "the design has text_encoder=true, but no text encoder was given; "
-            "give insert(…, text_encoder=pipe.text_encoder), or load the adapter on a whole pipeline"
+            "give insert(…, text_encoder=pipe.text_encoder), or load the adapter on a whole pipeline; where a pipeline "
+            "has several text encoders (SDXL, SD 3, Flux) or none (DiT), leave text_encoder out"
         )
 
 

@@ -164,10 +164,11 @@ def _read_weights(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[s
 
 
 def parts(pipe: Any) -> tuple[nn.Module, nn.Module | None]:
-    """Give the denoiser, and the text encoder where there is one."""
+    """Give the denoiser, and the text encoder where there is one and no more."""
     if isinstance(pipe, nn.Module):
         return pipe, None
-    text_encoder = getattr(pipe, "text_encoder", None)
+    several = getattr(pipe, "text_encoder_2", None) is not None
+    text_encoder = None if several else getattr(pipe, "text_encoder", None)
     for name in ("unet", "transformer"):
         part = getattr(pipe, name, None)
         if isinstance(part, nn.Module):

@@ -103,8 +103,10 @@ def find_layers(denoiser: nn.Module, targets: str, text_encoder: nn.Module | Non
 def attentions(denoiser: nn.Module) -> list[tuple[str, Any]]:
     """List the attentions of a denoiser with their names."""
     from diffusers.models.attention_processor import Attention
+    from diffusers.models.transformers.transformer_flux import FluxAttention
 
-    return [(name, module) for name, module in denoiser.named_modules() if isinstance(module, Attention)]
+    known = Attention, FluxAttention
+    return [(name, module) for name, module in denoiser.named_modules() if isinstance(module, known)]
 
 
 def cross_attentions(denoiser: nn.Module) -> list[tuple[str, Any]]:
@@ -112,7 +114,7 @@ def cross_attentions(denoiser: nn.Module) -> list[tuple[str, Any]]:
     return [
         (name, module)
         for name, module in attentions(denoiser)
-        if module.is_cross_attention and module.added_kv_proj_dim is None
+        if getattr(module, "is_cross_attention", False) and module.added_kv_proj_dim is None
     ]
 
 
@@ -124,7 +126,9 @@ def transformer_blocks(denoiser: nn.Module) -> list[tuple[str, Any]]:
 
 
 def projections(name: str, attention: Any) -> list[Layer]:
-    """List an attention's query, key, value and output projections.
+    """List an attention's query, key, value and output projections; of a joint attention the text's too.
+
+    The single blocks of Flux have no output projection of attention alone.
 
     Raises
     ------
@@ -133,12 +137,13 @@ def projections(name: str, attention: Any) -> list[Layer]:
     """
     if getattr(attention, "fused_projections", False):
         raise InputFault(f"the projections of {name} are fused; call unfuse_qkv_projections() on the model first")
-    return [
-        Layer(f"{name}.to_q", attention.to_q),
-        Layer(f"{name}.to_k", attention.to_k),
-        Layer(f"{name}.to_v", attention.to_v),
-        Layer(f"{name}.to_out.0", attention.to_out[0]),
-    ]
+    found = [Layer(f"{name}.{part}", getattr(attention, part)) for part in ("to_q", "to_k", "to_v")]
+    if getattr(attention, "to_out", None) is not None:
+        found.append(Layer(f"{name}.to_out.0", attention.to_out[0]))
+    for part in ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"):
+        if getattr(attention, part, None) is not None:
+            found.append(Layer(f"{name}.{part}", getattr(attention, part)))
+    return found
 
 
 def feed_forwards(denoiser: nn.Module) -> list[tuple[str, Any]]:

@@ -5,12 +5,13 @@ This is the only code that finds blocks in a backbone. The names need no torch.
 A transformer block is ``x += SA(norm1 x); x += CA(norm2 x, text); x += FFN(norm3 x)``. Ten tensors can be read and
 seven be written, because addition commutes: adding to a branch's output is adding to the trunk after it
 ("A Closer Look at Parameter-Efficient Tuning in Diffusion Models", arXiv 2303.18181). In a diffusion transformer that
-gates its branches, SA_out and FFN_out are what is read before the gate.
+gates its branches, SA_out and FFN_out are what is read before the gate. Where attention is joint over text and picture
+(SD 3, Flux), it takes self-attention's place, positions are the picture's, and there is no cross-attention.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import gcd
 from typing import TYPE_CHECKING, Any, Literal
@@ -52,10 +53,14 @@ SAME_POINT = {"SA_out": "CA_in", "CA_out": "FFN_in", "FFN_out": "Trans_out"}
 
 @dataclass(frozen=True)
 class Site:
-    """Where a position's tensor passes: a submodule of the block ("" is the block) and which side of it."""
+    """Where a position's tensor passes: a submodule of the block ("" is the block) and which side of it.
+
+    `place` says which of several tensors that come out of the module it is.
+    """
 
     module: str
     kind: Literal["input", "output", "context"]
+    place: int | None = None
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,23 @@ CROSS_UNNORMED = Sites(
 NO_CROSS = Sites(
     reads={name: site for name, site in PLAIN.reads.items() if not name.startswith("CA_")},
     writes={"SA_in": (_INPUT,), "FFN_in": (Site("norm3", "input"), _OUTPUT), "Trans_out": (_OUTPUT,)},
+)
+# Joint attention (SD 3, the double blocks of Flux), the picture's part: x += gate · SA(norm1 x, text);
+# x += gate · FFN(norm2 x). The text is a trunk of its own, with no position.
+_PICTURE = Site("", "output", 1)
+JOINT = Sites(
+    reads={
+        "SA_in": _INPUT,
+        "SA_out": Site("attn", "output", 0),
+        "FFN_in": Site("norm2", "input"),
+        "FFN_out": Site("ff", "output"),
+        "Trans_out": _PICTURE,
+    },
+    writes={"SA_in": (_INPUT,), "FFN_in": (Site("norm2", "input"), _PICTURE), "Trans_out": (_PICTURE,)},
+)
+# The single blocks of Flux: x += gate · W [SA(norm x), GELU(V norm x)], one branch from input to output.
+PARALLEL = Sites(
+    reads={"SA_in": _INPUT, "Trans_out": _PICTURE}, writes={"SA_in": (_INPUT,), "Trans_out": (_PICTURE,)}
 )
 RESNET = Sites(reads={"Res_in": _INPUT, "Res_out": _OUTPUT}, writes={"Res_in": (_INPUT,), "Res_out": (_OUTPUT,)})
 
@@ -188,7 +210,7 @@ def blocks(denoiser: nn.Module, input: str, output: str) -> list[Block]:
     Parameters
     ----------
     denoiser
-        A diffusers U-Net, or a transformer with the blocks of DiT or PixArt; may be on the meta device.
+        A diffusers U-Net, or a transformer with the blocks of DiT, PixArt, SD 3 or Flux; may be on the meta device.
     input, output
         A valid pair.
 
@@ -210,31 +232,48 @@ def blocks(denoiser: nn.Module, input: str, output: str) -> list[Block]:
 
 
 def _transformer_blocks(denoiser: nn.Module, input: str, output: str) -> list[Block]:
-    from diffusers.models.attention import BasicTransformerBlock
+    from diffusers.models.attention import BasicTransformerBlock, JointTransformerBlock
+    from diffusers.models.transformers.transformer_flux import FluxSingleTransformerBlock, FluxTransformerBlock
 
-    found = []
+    known: dict[type[Any], Callable[[Any], Sites | None]] = {
+        BasicTransformerBlock: _sites,
+        JointTransformerBlock: lambda _: JOINT,
+        FluxTransformerBlock: lambda _: JOINT,
+        FluxSingleTransformerBlock: lambda _: PARALLEL,
+    }
+    found: list[Block] = []
+    lacking: list[Sites] = []
     for name, module in denoiser.named_modules():
-        if not isinstance(module, BasicTransformerBlock):
+        if type(module) not in known:
             continue
-        sites = _sites(module)
+        sites = known[type(module)](module)
         if sites is None:
             raise InputFault(
                 f"block {name} of {type(denoiser).__name__} has norm type {module.norm_type!r}; position adapters know "
-                "the blocks of U-Nets, DiT and PixArt: choose another backbone or method"
+                "the blocks of U-Nets, DiT, PixArt, SD 3 and Flux: choose another backbone or method"
             )
         if input not in sites.reads or output not in sites.writes:
-            raise InputFault(
-                f"input={input}, output={output}: the blocks of {type(denoiser).__name__} have no cross-attention; "
-                f"they can be read at {', '.join(sites.reads)} and written at {', '.join(sites.writes)}"
-            )
+            lacking.append(sites)
+            continue
         if hasattr(module, "fuser"):
             raise InputFault(
                 f"block {name} is gated (GLIGEN): a layer between self- and cross-attention changes the trunk, so "
                 "CA_in has no single place; choose a backbone with attention_type='default'"
             )
-        width = module.attn2.to_k.in_features if component(input) == "context" else module.dim
+        width = module.attn2.to_k.in_features if component(input) == "context" else _width(module)
         found.append(Block(name, module, width, width, sites=sites))
+    if lacking and not (found and all(sites is PARALLEL for sites in lacking)):
+        most = max(lacking, key=lambda sites: len(sites.reads))
+        raise InputFault(
+            f"input={input}, output={output}: the blocks of {type(denoiser).__name__} have no cross-attention; "
+            f"they can be read at {', '.join(most.reads)} and written at {', '.join(most.writes)}"
+        )
     return found
+
+
+def _width(block: Any) -> int:
+    """Say how many features a transformer block's trunk has."""
+    return int(block.dim if hasattr(block, "dim") else block.attn.to_q.in_features)
 
 
 def _sites(block: Any) -> Sites | None:

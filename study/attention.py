@@ -318,10 +318,10 @@ def noised_maps(
         streams = [stream(0, key, f"attention noise {number}") for number in range(first, first + len(own))]
         drawn = [torch.randn((timesteps, *backbone.latent_shape), generator=each) for each in streams]
         noise = torch.stack(drawn, 1).to(backbone.device, backbone.dtype)
-        with capture(backbone.denoiser, backbone.pipeline.tokenizer, own) as maps:
+        with capture(backbone.denoiser, getattr(backbone.pipeline, "tokenizer", None), own) as maps:
             for part in range(timesteps):
                 middle = (2 * part + 1) * backbone.timesteps // (2 * timesteps)
-                times = torch.full((len(own),), middle, device=backbone.device)
+                times = backbone.times(torch.full((len(own),), middle, device=backbone.device))
                 with autocast(backbone.device, precision):
                     backbone.predict(backbone.noised(latents, noise[part], times), times, context)
         yield maps
@@ -339,7 +339,7 @@ def draw(backbone: Backbone, spec: SubjectSpec, prompt: str, seed: int, protocol
     with torch.no_grad():
         context = backbone.embed([prompt])
     levels = LEVELS if by == "level" else 1
-    tokenizer = backbone.pipeline.tokenizer
+    tokenizer = getattr(backbone.pipeline, "tokenizer", None)
     with capture(backbone.denoiser, tokenizer, [prompt], levels=levels, timesteps=backbone.timesteps) as maps:
         latents = sample(backbone, context, start, protocol.sampler, protocol.sampling_steps, protocol.guidance,
                          protocol.precision)  # fmt: skip

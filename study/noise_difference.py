@@ -161,11 +161,11 @@ class _Slot:
     precision: str
 
     def noised(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        return self.backbone.noised(latents, noise, timesteps)
+        return self.backbone.noised(latents, noise, self.backbone.times(timesteps))
 
     def predict(self, noisy: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
         with self.rows([self.slot] * len(noisy)), autocast(self.backbone.device, self.precision):
-            return self.backbone.predict(noisy, timesteps, context)
+            return self.backbone.predict(noisy, self.backbone.times(timesteps), context)
 
 
 def with_class_pictures(protocol: Protocol) -> Protocol:

@@ -32,6 +32,7 @@ from study.evaluation import evaluate
 from study.packing import Packing, free, is_out_of_memory, peak_bytes, reset_peak
 from study.provenance import provenance
 from study.randomness import stream
+from study.saving import Saving
 from study.scoring import AnyScorer, PartReader, PredictedNoise, TrueColours, load_scorer
 from study.tasks.specs import TaskSpec
 from study.tasks.subject import SubjectTask
@@ -54,6 +55,7 @@ class Worker:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if self.device.type == "cuda":
             _reproducible()
+        self.saving = Saving.of_environment()
         self.packing = Packing(self.device)
         self._backbones: dict[tuple[str, torch.dtype], Backbone] = {}
         self._tasks: dict[str, Task[Any]] = {}
@@ -63,7 +65,7 @@ class Worker:
         """Give a backbone by name, in the type its weights have under a precision."""
         key = json.dumps(name, sort_keys=True), PRECISIONS[precision]
         if key not in self._backbones:
-            self._backbones[key] = load(name, self.device, PRECISIONS[precision])
+            self._backbones[key] = load(name, self.device, PRECISIONS[precision], self.saving)
         return self._backbones[key]
 
     def scorer(self, name: str | dict[str, Any]) -> AnyScorer | PredictedNoise:
@@ -169,6 +171,7 @@ def _prepare(trial: Trial, pack: Pack, worker: Worker) -> _Ready:
     spec = pack.tasks[trial.task]
     backbone = worker.backbone(pack.backbone, trial.protocol.precision)
     _check_unchanged(trial, spec, backbone)
+    backbone.scheduler(trial.protocol.sampler)  # one that does not draw here is told before anything is trained
     wanted = [worker.scorer(scorer) for scorer in pack.scores.values()]
     task = worker.task(spec, backbone, trial.protocol, pack.store)
     class_latents = None
@@ -281,12 +284,13 @@ def _steps(alike: Sequence[_Ready], count: int) -> Iterator[Callable[[], None]]:
         parameters = [parameter for slot in range(len(part)) for parameter in mounted.parameters(slot)]
 
         def step() -> None:
-            with mounted.rows(owners), autocast(part[0].backbone.device, part[0].trial.protocol.precision):
-                loss = row_losses(mounted.backbone, batch).mul(batch.weight).sum()
-            for parameter in parameters:
-                parameter.grad = None
-            if loss.requires_grad:
-                loss.backward()
+            with mounted.rows(owners):
+                with autocast(part[0].backbone.device, part[0].trial.protocol.precision):
+                    loss = row_losses(mounted.backbone, batch).mul(batch.weight).sum()
+                for parameter in parameters:
+                    parameter.grad = None
+                if loss.requires_grad:
+                    loss.backward()
 
         yield step
 

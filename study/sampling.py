@@ -6,38 +6,17 @@ nothing extra; a test holds it equal to the diffusers pipeline's own result. It 
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from adapters.faults import InputFault
 from study.backbones.loading import Backbone
 from study.conditioning import Conditioned
 from study.randomness import stream_seed
 from study.training import RowsOf, autocast, unpacked
 
-SAMPLERS = ("dpmsolver++", "ddim")
-
 VALUES = 2**19
 """Latent values that go through the denoiser at once, guidance rows included: 256 rows of 16x16x4, 32 of 64x64x4."""
-
-
-def scheduler_for(backbone: Backbone | Conditioned, sampler: str) -> Any:
-    """Build the diffusers scheduler of a sampler from the backbone's own noise schedule.
-
-    Raises
-    ------
-    InputFault : an unknown sampler.
-    """
-    from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
-
-    config = {"clip_sample": False, **backbone.pipeline.scheduler.config}
-    if sampler == "dpmsolver++":
-        return DPMSolverMultistepScheduler.from_config(config, algorithm_type="dpmsolver++", solver_order=2)
-    if sampler == "ddim":
-        return DDIMScheduler.from_config(config)
-    raise InputFault(f"sampler {sampler!r} is unknown; expected one of {', '.join(SAMPLERS)}.")
 
 
 def start_latents(
@@ -76,7 +55,8 @@ def sample(
     ----------
     context : (N, tokens, width), a row a picture.
     latents : (N, C, h, w) standard normal.
-    guidance : scale of classifier-free guidance towards the prompt and away from the empty one; 1 or less is none.
+    guidance : scale of guidance towards the prompt, and away from the empty one where the backbone predicts without a
+        prompt too (see `Backbone.guided`); 1 or less is none.
     slots : the slot of every picture, in a pack of several.
     rows : as `study.training.RowsOf` says; an insertion's.
     condition : (N, …) what every picture is to follow besides its prompt; it is guided by with and without the prompt.
@@ -85,23 +65,25 @@ def sample(
     -------
     (N, C, h, w) latents for `Backbone.decode`.
     """
-    guided = guidance > 1
-    empty = backbone.embed([""])
-    size = max(1, at_once(backbone) // (2 if guided else 1))
+    texts = backbone.guided(context, guidance)
+    guided = len(texts) > 1
+    size = max(1, at_once(backbone) // len(texts))
     finished = []
     whose = torch.tensor(slots or [0] * len(latents))
     parts = latents.split(size)
     followed = [None] * len(parts) if condition is None else condition.split(size)
-    for part, prompts, own, follow in zip(parts, context.split(size), whose.split(size), followed, strict=True):
-        scheduler = scheduler_for(backbone, sampler)
-        scheduler.set_timesteps(steps, device=backbone.device)
-        conditions = torch.cat([empty.expand_as(prompts), prompts]) if guided else prompts
+    split = zip(*(text.split(size) for text in texts), strict=True)
+    for part, prompts, own, follow in zip(parts, split, whose.split(size), followed, strict=True):
+        scheduler = backbone.scheduler(sampler)
+        backbone.set_steps(scheduler, steps)
+        conditions = torch.cat(prompts)
         owners = [*own.tolist(), *own.tolist()] if guided else own.tolist()
         extra = torch.cat([follow, follow]) if guided and follow is not None else follow
-        current = part * scheduler.init_noise_sigma
+        scaled = getattr(scheduler, "scale_model_input", lambda latents, timestep: latents)  # flows need no scaling
+        current = part * getattr(scheduler, "init_noise_sigma", 1)
         for timestep in scheduler.timesteps:
             doubled = torch.cat([current, current]) if guided else current
-            doubled = scheduler.scale_model_input(doubled, timestep)
+            doubled = scaled(doubled, timestep)
             with rows(owners), autocast(backbone.device, precision):
                 predicted = backbone.predict(doubled, timestep, conditions, extra)
             predicted = predicted.to(current.dtype)

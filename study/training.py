@@ -15,8 +15,14 @@ from typing import Protocol as Interface
 import torch
 from torch import Tensor, nn
 
-PRECISIONS = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.float32}
-"""Precision of a protocol to the type weights are held in; bf16 computes in bfloat16 where autocast says it is safe."""
+PRECISIONS = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "bf16": torch.float32,
+    "bfloat16": torch.bfloat16,
+}
+"""Precision of a protocol to the type the frozen weights are held in; bf16 and bfloat16 compute in bfloat16 where
+autocast says it is safe. What is trained is in float32 at least."""
 
 LOOK_EVERY = 10
 """Steps between two looks at the loss, which make an accelerator wait."""
@@ -53,7 +59,7 @@ class Batch:
     Attributes
     ----------
     latents, noise : (N, C, h, w), unit free.
-    timesteps : (N,) integers.
+    timesteps : (N,), as the denoiser is told them.
     context : (N, tokens, width).
     weight : (N,); the loss is the sum over rows of weight times the row's mean squared error.
     condition : (N, …) what each row is to follow besides its text; None if there is no such thing.
@@ -135,8 +141,8 @@ def unpacked(slot_of_row: Sequence[int]) -> AbstractContextManager[None]:
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
-    """Open the context a protocol's precision asks for: bfloat16 autocast for "bf16", nothing otherwise."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+    """Open the context a protocol's precision asks for: bfloat16 autocast for bf16 and bfloat16, nothing otherwise."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision in ("bf16", "bfloat16"))
 
 
 def row_losses(denoiser: Denoiser, batch: Batch) -> Tensor:
@@ -191,12 +197,13 @@ def train(
         if now != owners:
             owners, owner = now, torch.tensor(now, device=denoiser.device)
         batch = joined(batches)
-        with rows(owners), autocast(denoiser.device, precision):
-            weighted = row_losses(denoiser, batch).mul(batch.weight)
-        own = weighted.new_zeros(len(slots)).index_add(0, owner, weighted)
-        penalties = [extra for index in active if (extra := slots[index].penalty()) is not None]
-        optimiser.zero_grad(set_to_none=True)
-        sum(penalties, own.sum()).backward()
+        with rows(owners):  # the backward pass too, in which checkpointed blocks are computed anew
+            with autocast(denoiser.device, precision):
+                weighted = row_losses(denoiser, batch).mul(batch.weight)
+            own = weighted.new_zeros(len(slots)).index_add(0, owner, weighted)
+            penalties = [extra for index in active if (extra := slots[index].penalty()) is not None]
+            optimiser.zero_grad(set_to_none=True)
+            sum(penalties, own.sum()).backward()
         optimiser.step()
         losses[done - 1] = own.detach()
         last.update(dict.fromkeys(active, done))

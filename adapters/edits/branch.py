@@ -127,8 +127,15 @@ class Branch:
     def _tap(self, site: Site, function: Callable[[Tensor], Tensor | None]) -> None:
         """Run a function on the tensor passing a site; what it returns, if anything, takes the tensor's place."""
         module = self.block.module.get_submodule(site.module)
+
+        def after(output: Any) -> Any:
+            if site.place is None:
+                return function(output)
+            new = function(output[site.place])
+            return None if new is None else (*output[: site.place], new, *output[site.place + 1 :])
+
         if site.kind == "output":
-            self._handles.append(module.register_forward_hook(lambda _module, _args, tensor: function(tensor)))
+            self._handles.append(module.register_forward_hook(lambda _module, _args, output: after(output)))
             return
 
         def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -141,7 +148,10 @@ class Branch:
                     )
                 new = function(context)
                 return None if new is None else (args, {**kwargs, "encoder_hidden_states": new})
-            new = function(args[0])
-            return None if new is None else ((new, *args[1:]), kwargs)
+            if args:  # gradient checkpointing hands by place what joint blocks are otherwise given by name
+                new = function(args[0])
+                return None if new is None else ((new, *args[1:]), kwargs)
+            new = function(kwargs["hidden_states"])
+            return None if new is None else (args, {**kwargs, "hidden_states": new})
 
         self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True))

@@ -16,7 +16,13 @@ if TYPE_CHECKING:
     from torch import nn
 
 # Denoiser classes that a configuration may name; a stranger's config.json can choose nothing else.
-CLASSES = ("UNet2DConditionModel", "DiTTransformer2DModel", "PixArtTransformer2DModel")
+CLASSES = (
+    "UNet2DConditionModel",
+    "DiTTransformer2DModel",
+    "PixArtTransformer2DModel",
+    "SD3Transformer2DModel",
+    "FluxTransformer2DModel",
+)
 # What early diffusers called two of them, told apart by their norms; diffusers renames them likewise as it loads them.
 RENAMED = {"ada_norm_zero": "DiTTransformer2DModel", "ada_norm_single": "PixArtTransformer2DModel"}
 
@@ -88,6 +94,24 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     # configuration. 610,856,096 parameters, 18,448 of them for a variance that is predicted too.
     "pixart-alpha": PIXART,
     "pixart-sigma": PIXART,
+    # Stable Diffusion 3 medium (stabilityai/stable-diffusion-3-medium-diffusers).
+    "sd3-medium": {
+        "_class_name": "SD3Transformer2DModel",
+        "sample_size": 128,
+        "patch_size": 2,
+        "in_channels": 16,
+        "out_channels": 16,
+        "num_layers": 24,
+        "attention_head_dim": 64,
+        "num_attention_heads": 24,
+        "joint_attention_dim": 4096,
+        "caption_projection_dim": 1536,
+        "pooled_projection_dim": 2048,
+        "pos_embed_max_size": 192,
+    },
+    # Flux.1 (black-forest-labs/FLUX.1-dev, …/FLUX.1-schnell): schnell is not told the guidance.
+    "flux-dev": {"_class_name": "FluxTransformer2DModel", "guidance_embeds": True},
+    "flux-schnell": {"_class_name": "FluxTransformer2DModel", "guidance_embeds": False},
 }
 
 TEXT_ENCODERS: dict[str, dict[str, Any]] = {

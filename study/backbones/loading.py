@@ -9,25 +9,23 @@ import inspect
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
 
 from adapters.faults import InputFault
 from adapters.files import parts
-from study.backbones.kinds import PIPELINES, pipeline_of
+from study.backbones.kinds import KINDS, Kind, components, pipeline_of
 from study.backbones.names import Source, content_hash, fetch, resolve, wrong_size
-
-PREDICTIONS = ("epsilon", "v_prediction")
-
-_UNUSED = {"safety_checker": None, "feature_extractor": None, "image_encoder": None, "requires_safety_checker": False}
-"""Components of a StableDiffusionPipeline that are not loaded."""
+from study.backbones.samplers import diffusion_sampler
+from study.saving import NOTHING, Saving
 
 
 class Backbone:
-    """A frozen StableDiffusionPipeline and its content hash; `PixArt` is another kind.
+    """A frozen StableDiffusionPipeline and its content hash; what other kinds do otherwise their subclasses say.
 
     Attributes
     ----------
@@ -35,31 +33,75 @@ class Backbone:
     denoiser : its U-Net or transformer; no parameter of it requires a gradient.
     source, name, hash : as `resolve`, `Source.name` and `content_hash` give them.
     size : edge of a picture, in pixels.
-    device, dtype : where and in what the weights are.
+    device, dtype : where the weights are, and in what latents are.
     """
 
-    def __init__(self, pipeline: Any, source: Source, digest: str, device: torch.device, dtype: torch.dtype) -> None:
-        from diffusers import DDPMScheduler
+    predictions: ClassVar[tuple[str, ...]] = ("epsilon", "v_prediction")
+    """What schedulers of pipelines of this kind may say that denoisers predict."""
 
+    def __init__(
+        self,
+        pipeline: Any,
+        source: Source,
+        digest: str,
+        device: torch.device,
+        dtype: torch.dtype,
+        saving: Saving = NOTHING,
+    ) -> None:
         self.pipeline = pipeline
         self.denoiser = cast(Any, parts(pipeline)[0])
         self.source = source
         self.name = source.name
         self.hash = digest
         self.device = device
-        self.dtype = dtype
-        self.size: int = self.denoiser.config.sample_size * pipeline.vae_scale_factor
-        self.noiser = DDPMScheduler.from_config({"clip_sample": False, **pipeline.scheduler.config})
+        self.dtype = torch.float32 if dtype is torch.bfloat16 else dtype
+        self._saving = saving
+        self.size: int = self._edge * self._factor
+        self.noiser = self._noise_schedule()
         self._embedded: dict[str, torch.Tensor] = {}
         self._text_is_tuned = False
         self._sizes: dict[int, Backbone] = {self.size: self}
-        for module in (self.denoiser, pipeline.vae, pipeline.text_encoder):
-            module.requires_grad_(False).eval()
+        for module in pipeline.components.values():
+            if isinstance(module, torch.nn.Module):
+                module.requires_grad_(False).eval()
+                module.to("cpu" if saving.offload and module is not self.denoiser else device)
+        if dtype is torch.bfloat16:
+            pipeline.vae.to(torch.float32)  # an autoencoder's numbers may be too large or too fine for less
+            self.denoiser.register_forward_pre_hook(_as_weights, with_kwargs=True)
+        if saving.gradient_checkpointing:
+            self.denoiser.enable_gradient_checkpointing()  # diffusers' own default is the non-reentrant kind
+
+    @contextmanager
+    def _there(self, *names: str) -> Iterator[None]:
+        """Have components of the pipeline on the device while the context lasts."""
+        modules = [getattr(self.pipeline, name, None) for name in names] if self._saving.offload else []
+        for module in filter(None, modules):
+            module.to(self.device)
+        try:
+            yield
+        finally:
+            for module in filter(None, modules):
+                module.to("cpu")
+
+    @property
+    def _edge(self) -> int:
+        """How many latents wide pictures are, unless another size is asked for."""
+        return int(self.denoiser.config.sample_size)
+
+    def _noise_schedule(self) -> Any:
+        from diffusers import DDPMScheduler
+
+        return DDPMScheduler.from_config({"clip_sample": False, **self.pipeline.scheduler.config})
+
+    @property
+    def _factor(self) -> int:
+        """How many pixels wide a latent is."""
+        return 2 ** (len(self.pipeline.vae.config.block_out_channels) - 1)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Shape (channels, height, width) of one picture's latents."""
-        edge = self.size // self.pipeline.vae_scale_factor
+        edge = self.size // self._factor
         return self.denoiser.config.in_channels, edge, edge
 
     def at(self, size: int | None) -> "Backbone":
@@ -81,7 +123,11 @@ class Backbone:
     @property
     def timesteps(self) -> int:
         """Number of diffusion timesteps the backbone was trained with."""
-        return self.noiser.config.num_train_timesteps
+        return int(self.noiser.config.num_train_timesteps)
+
+    def times(self, indices: torch.Tensor) -> torch.Tensor:
+        """Give the timesteps, as the denoiser is told them, that are so many from the least noise on."""
+        return indices
 
     @torch.no_grad()
     def encode(self, pictures: np.ndarray) -> torch.Tensor:
@@ -89,25 +135,34 @@ class Backbone:
         pixels = torch.from_numpy(np.ascontiguousarray(pictures)).to(self.device, self.dtype)
         pixels = pixels.permute(0, 3, 1, 2) / 127.5 - 1
         vae = self.pipeline.vae
-        return torch.cat([vae.encode(p).latent_dist.mean for p in pixels.split(16)]) * vae.config.scaling_factor
+        with self._there("vae"):
+            latents = torch.cat([vae.encode(p).latent_dist.mean for p in pixels.split(16)])
+        if (shift := vae.config.get("shift_factor")) is not None:
+            latents = latents - shift
+        return latents * vae.config.scaling_factor
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> np.ndarray:
         """Decode latents (N, C, h, w) to pictures, uint8 (N, H, W, 3)."""
         vae = self.pipeline.vae
         latents = latents.to(self.device, self.dtype) / vae.config.scaling_factor
-        pixels = torch.cat([vae.decode(part).sample for part in latents.split(16)])
+        if (shift := vae.config.get("shift_factor")) is not None:
+            latents = latents + shift
+        with self._there("vae"):
+            pixels = torch.cat([vae.decode(part).sample for part in latents.split(16)])
         pixels = ((pixels.float() + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8)
         return pixels.permute(0, 2, 3, 1).cpu().numpy()
 
     @property
-    def text_encoder(self) -> torch.nn.Module:
-        """The pipeline's text encoder."""
-        return self.pipeline.text_encoder
+    def text_encoder(self) -> torch.nn.Module | None:
+        """The pipeline's text encoder, which can be tuned; None where it has none, or several."""
+        return parts(self.pipeline)[1]
 
     @contextmanager
     def tuned_text(self, tuned: bool = True) -> Iterator[None]:
         """Embed every prompt anew, with gradients, while the context lasts: the text encoder is being tuned."""
+        if tuned and self._saving.offload:
+            raise InputFault("text_encoder=true needs the text encoder at every step; run it without --offload")
         former, self._text_is_tuned = self._text_is_tuned, tuned
         try:
             yield
@@ -120,9 +175,9 @@ class Backbone:
             distinct = list(dict.fromkeys(prompts))
             embedded = self._encode_prompts(distinct)
             return embedded[[distinct.index(prompt) for prompt in prompts]]
-        with torch.no_grad():
-            for prompt in prompts:
-                if prompt not in self._embedded:
+        if new := [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._embedded]:
+            with torch.no_grad(), self._there("text_encoder", "text_encoder_2", "text_encoder_3"):
+                for prompt in new:
                     self._embedded[prompt] = self._encode_prompts([prompt])
         return torch.cat([self._embedded[prompt] for prompt in prompts])
 
@@ -130,14 +185,43 @@ class Backbone:
         embedded: torch.Tensor = self.pipeline.encode_prompt(prompts, self.device, 1, False)[0]
         return embedded
 
+    def _empty(self) -> torch.Tensor:
+        """Give what stands for no prompt, (1, tokens, width)."""
+        return self.embed([""])
+
+    def guided(self, context: torch.Tensor, guidance: float) -> tuple[torch.Tensor, ...]:
+        """Give the texts under which pictures of prompts (N, tokens, width) are predicted: none and theirs, or theirs.
+
+        With classifier-free guidance, which a scale of 1 or less is not, there are predictions without a prompt too.
+        """
+        return (self._empty().expand_as(context), context) if guidance > 1 else (context,)
+
+    def scheduler(self, sampler: str) -> Any:
+        """Make the diffusers scheduler of a sampler from the backbone's own noise schedule.
+
+        Raises
+        ------
+        InputFault : an unknown sampler.
+        """
+        return diffusion_sampler(self.pipeline.scheduler.config, sampler)
+
+    def set_steps(self, scheduler: Any, steps: int) -> None:
+        """Set the steps in which a scheduler that `scheduler` made draws pictures of this size."""
+        scheduler.set_timesteps(steps, device=self.device)
+
+    @property
+    def _reader(self) -> Any:
+        """The tokenizer whose limit is the prompts'."""
+        return self.pipeline.tokenizer
+
     @property
     def tokens(self) -> int:
         """How many tokens of a prompt are read; the end of a longer one is cut off."""
-        return int(self.pipeline.tokenizer.model_max_length)
+        return int(self._reader.model_max_length)
 
     def too_long(self, prompts: Sequence[str]) -> list[str]:
         """List the prompts that have more tokens than are read; their ends are cut off."""
-        lengths = [len(self.pipeline.tokenizer(prompt, truncation=False)["input_ids"]) for prompt in prompts]
+        lengths = [len(self._reader(prompt, truncation=False)["input_ids"]) for prompt in prompts]
         return [prompt for prompt, length in zip(prompts, lengths, strict=True) if length > self.tokens]
 
     def noised(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
@@ -208,9 +292,17 @@ class PixArt(Backbone):
 
 
 def load(
-    name: str | dict[str, Any], device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    name: str | dict[str, Any],
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    saving: Saving = NOTHING,
 ) -> Backbone:
     """Load a backbone by name (see `study.backbones.names.resolve`); a hub id is downloaded if need be.
+
+    Parameters
+    ----------
+    dtype : of the weights. In bfloat16 the autoencoder stays in float32, and latents too.
+    saving : how memory is saved.
 
     Raises
     ------
@@ -219,20 +311,46 @@ def load(
     source = resolve(name)
     folder = fetch(source)
     pipeline = _pipeline(folder, source.name, dtype)
-    prediction = pipeline.scheduler.config.prediction_type
-    if prediction not in PREDICTIONS:
-        raise InputFault(f"backbone {source.name}: it predicts {prediction!r}, expected {' or '.join(PREDICTIONS)}.")
+    family = _family(KINDS[type(pipeline).__name__])
+    _check_schedule(pipeline, source.name, family.predictions)
     target = torch.device(device)
-    kind = Backbone if PIPELINES[type(pipeline).__name__] == "unet" else PixArt
-    return kind(pipeline.to(target), source, content_hash(source), target, dtype)
+    return family(pipeline, source, content_hash(source), target, dtype, saving)
+
+
+def _family(kind: Kind) -> type[Backbone]:
+    module, name = kind.family.split(".")
+    family: type[Backbone] = getattr(import_module(f"study.backbones.{module}"), name)
+    return family
+
+
+def _check_schedule(pipeline: Any, name: str, predictions: Sequence[str]) -> None:
+    """Refuse what would be trained wrongly: targets, noise or latents that are others than those that are known."""
+    schedule, told = pipeline.scheduler.config, f"backbone {name}: "
+    if predictions:
+        if (prediction := schedule.get("prediction_type")) not in predictions:
+            raise InputFault(f"{told}it predicts {prediction!r}, expected {' or '.join(predictions)}.")
+        if "sigma_data" in schedule:
+            raise InputFault(f"{told}its noise schedule is EDM's ({schedule['_class_name']}), which is not known here.")
+    elif "shift" not in schedule:
+        raise InputFault(f"{told}its scheduler is {type(pipeline.scheduler).__name__}, expected one of flow matching.")
+    if pipeline.vae.config.get("latents_mean") is not None:
+        raise InputFault(f"{told}its latents have a mean for each channel, which is not known here.")
+
+
+def _as_weights(denoiser: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Bring pictures and text to the type of the denoiser's weights; times and places keep theirs."""
+    dtype = next(denoiser.parameters()).dtype
+    named = ("hidden_states", "encoder_hidden_states", "pooled_projections")
+    cast = {name: kwargs[name].to(dtype) for name in named if isinstance(kwargs.get(name), torch.Tensor)}
+    return (tuple(each.to(dtype) if place == 0 else each for place, each in enumerate(args)), {**kwargs, **cast})
 
 
 def _pipeline(folder: Path, name: str, dtype: torch.dtype) -> Any:
     named = pipeline_of(folder)
     kind = pipeline_class(named)
-    unused = _UNUSED if named == "StableDiffusionPipeline" else {}
+    given = {**KINDS[named].unused, **{name: None for name in KINDS[named].optional if name not in components(folder)}}
     try:
-        pipeline = kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True, **unused)
+        pipeline = kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True, **given)
     except Exception as error:  # whatever a broken file makes the libraries raise, the folder is at fault
         reason = " ".join(str(error).split())[:300]
         raise InputFault(

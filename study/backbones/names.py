@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from adapters.faults import InputFault
 from study.backbones.architectures import ARCHITECTURES
-from study.backbones.kinds import LACKING, PIPELINES, components, pipeline_of, read_json
+from study.backbones.kinds import KINDS, components, pipeline_of, read_json
 
 BUILTIN = Path(__file__).resolve().parent.parent / "builtin"
 BACKBONES = ("micro-unet", "micro-dit")
@@ -26,6 +26,9 @@ LIBRARIES = {"diffusers", "transformers", "stable_diffusion"}
 READ = (".safetensors", ".json", ".txt", ".model")
 """Ends of the names of the files that are loaded; ``.model`` is a vocabulary of SentencePiece, as T5's."""
 TWINS = ("fp16", "bf16", "non_ema")
+_TO_SAVE_ANEW = (
+    "load it with diffusers' from_pretrained(…, variant=…), save it with save_pretrained and name that folder"
+)
 _INSTALL = "Run `python -m study.builtin.train`, or install the package again."
 _REMEDY = {"micro-dit": "Run `python -m study.builtin.train --only generator-dit`, or install the package again."}
 
@@ -144,10 +147,10 @@ def content_hash(source: Source) -> str:
 def lacking(source: Source) -> dict[str, str]:
     """Return the positions that a backbone lacks, with the reason; none for a hub model that is not there yet."""
     try:
-        denoiser = PIPELINES[pipeline_of(source.path or _snapshot(source, download=False))]
+        kind = KINDS[pipeline_of(source.path or _snapshot(source, download=False))]
     except InputFault:
         return {}
-    return {position: f"{source.name} has no {what}" for position, what in LACKING[denoiser].items()}
+    return {position: f"{source.name} has no {what}" for position, what in kind.lacking.items()}
 
 
 def wrong_size(source: Source, size: int) -> str:
@@ -158,8 +161,9 @@ def wrong_size(source: Source, size: int) -> str:
     """
     try:
         folder = source.path or _snapshot(source, download=False)
-        denoiser = read_json(folder / PIPELINES[pipeline_of(folder)] / "config.json")
-        unit = denoiser.get("patch_size") or _coarsest(denoiser)
+        kind = KINDS[pipeline_of(folder)]
+        denoiser = read_json(folder / kind.denoiser / "config.json")
+        unit = (denoiser.get("patch_size") or _coarsest(denoiser)) * kind.packs
         unit *= _coarsest(read_json(folder / "vae" / "config.json"))
     except InputFault:
         return ""
@@ -206,11 +210,17 @@ def _snapshot(source: Source, download: bool) -> Path:
     if source.kind == "arch":
         raise InputFault(f"{source.name} has no weights; it serves for counting parameters only. Name a trained model.")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     twins = [f"*.{twin}.*" for twin in TWINS]
     if source.role == "backbone":
-        folders = dict.fromkeys(name for pipeline in PIPELINES for name in components(pipeline))
+        folders = dict.fromkeys(name for kind in KINDS.values() for name in kind.components)
         wanted, unwanted = ["model_index.json", *(f"{name}/*{end}" for name in folders for end in READ)], twins
     else:
         wanted, unwanted = [f"*{end}" for end in READ], [*twins, "*/*"]
@@ -227,6 +237,16 @@ def _snapshot(source: Source, download: bool) -> Path:
     except LocalEntryNotFoundError as error:
         how = "the hub cannot be reached" if download else "it has not been downloaded yet; a run downloads it"
         raise InputFault(f"{source.role} {source.name}: no folder or model on this machine, and {how}.") from error
+    except GatedRepoError as error:
+        raise InputFault(
+            f"{source.role} {source.name}: the hub gives it only to those who agreed to its terms. Agree to them at "
+            f"https://huggingface.co/{source.id}, then log in here with `hf auth login`."
+        ) from error
+    except RevisionNotFoundError as error:
+        raise InputFault(
+            f"{source.role} {source.name}: {source.id} has no revision {source.revision!r}; name a branch, a tag or a "
+            "commit of it."
+        ) from error
     except (HfHubHTTPError, HFValidationError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputFault(
@@ -245,12 +265,17 @@ def _check(source: Source, folder: Path) -> None:
         faults = _pipeline_faults(folder)
     if faults:
         what = "diffusers pipeline" if source.role == "backbone" else "transformers model"
+        if source.kind == "hub":
+            hint = (
+                " A download that was cut off goes on with the next run; where a repository has nothing but variants "
+                f"({', '.join(TWINS)}), {_TO_SAVE_ANEW}."
+            )
         raise InputFault(f"{source.role} {source.name}: {folder} is no sound {what} folder: {'; '.join(faults)}.{hint}")
 
 
 def _pipeline_faults(folder: Path) -> list[str]:
     try:
-        pipeline = pipeline_of(folder)
+        optional = KINDS[pipeline_of(folder)].optional
     except InputFault as fault:
         return [str(fault)]
     index = read_json(folder / "model_index.json")
@@ -260,12 +285,13 @@ def _pipeline_faults(folder: Path) -> list[str]:
         for key, entry in index.items()
         if isinstance(entry, list) and entry and entry[0] not in {*LIBRARIES, None}
     ]
-    for component, weights in components(pipeline).items():
+    for component, weights in components(folder).items():
         entry = index.get(component)
         if not (isinstance(entry, list) and len(entry) == 2):
             faults.append(f"model_index.json names {entry!r} as {component}, expected [library, class]")
         elif not (folder / component).is_dir():
-            faults.append(f"{component}/ is missing")
+            less = " (to do without it, name it [null, null] in model_index.json)" if component in optional else ""
+            faults.append(f"{component}/ is missing{less}")
         elif weights is not None:
             faults += _weight_faults(folder / component, weights)
     return faults
@@ -281,6 +307,8 @@ def _weight_faults(folder: Path, stem: str) -> list[str]:
         except InputFault as fault:
             return [str(fault)]
         return [f"{folder.name}/{shard} is missing" for shard in sorted(shards) if not (folder / shard).is_file()]
+    if twins := sorted(path.name for twin in TWINS for path in folder.glob(f"{stem}.{twin}*.safetensors")):
+        return [f"{folder.name}/{stem}.safetensors is missing, there is only {twins[0]}: {_TO_SAVE_ANEW}"]
     unsafe = [*folder.glob("*.bin"), *folder.glob("*.ckpt"), *folder.glob("*.pt")]
     why = " (pickled weights are not read: convert them to safetensors)" if unsafe else ""
     return [f"{folder.name}/{stem}.safetensors is missing{why}"]
@@ -288,7 +316,7 @@ def _weight_faults(folder: Path, stem: str) -> list[str]:
 
 def _files(folder: Path, role: str) -> list[Path]:
     """List the files that are loaded, in the order of their names; half-precision twins are not."""
-    inside = [folder / name for name in components(pipeline_of(folder))] if role == "backbone" else [folder]
+    inside = [folder / name for name in components(folder)] if role == "backbone" else [folder]
     found = [path for place in inside for path in place.iterdir() if path.suffix in READ and path.is_file()]
     found = [path for path in found if path.stem.rpartition(".")[2] not in TWINS]
     if role == "backbone":

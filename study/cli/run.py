@@ -12,6 +12,7 @@ import typer
 from adapters.faults import InputFault
 from study.cli.dry_run import describe
 from study.executors.local import WorkerFault
+from study.saving import Saving
 from study.study import Study
 
 
@@ -28,6 +29,12 @@ def command(
     pack: Annotated[
         str, typer.Option(help="Trials that a worker trains together; auto: as many as fit into memory and still gain.")
     ] = "auto",
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient_checkpointing", "--gradient-checkpointing", help="Less memory, a third slower.")
+    ] = False,
+    offload: Annotated[
+        bool, typer.Option("--offload", help="Keep text encoders and autoencoder on the CPU while they are not used.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and run nothing.")] = False,
 ) -> None:
     """Train and score every trial of a study that has no result yet, then print the ANOVA.
@@ -35,6 +42,7 @@ def command(
     What the study's section `tune` asks for is tuned first. A run may be interrupted at any moment; the same command
     goes on. Exit code 1 if trials of the study failed, or cannot be run because tuning them has failed.
     """
+    Saving(gradient_checkpointing, offload).to_environment()
     together = together_of(pack)
     loaded = Study.load(study, store)
     if dry_run:

@@ -15,6 +15,7 @@ from study import recipe as recipes
 from study.backbones.names import fetch, resolve
 from study.cli.told import plain_warnings, warn
 from study.progress import Steps, duration
+from study.saving import Saving
 from study.tasks.specs import resolve_task, unknown_class
 from study.tasks.subject_spec import TOKEN
 from study.yaml_lines import parse_yaml
@@ -34,6 +35,12 @@ def command(
     backbone: Annotated[
         str | None, typer.Option(help="A built-in name, a folder or a hub id, instead of the recipe's.")
     ] = None,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient_checkpointing", "--gradient-checkpointing", help="Less memory, a third slower.")
+    ] = False,
+    offload: Annotated[
+        bool, typer.Option("--offload", help="Keep text encoders and autoencoder on the CPU while they are not used.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an adapter that is there.")] = False,
 ) -> None:
     """Train a recipe on a subject (--pictures and --class) or a task of any kind (--task), and keep the adapter.
@@ -41,6 +48,7 @@ def command(
     What a task holds out to be scored by is not trained on. The adapter is written when it is whole; an interrupted or
     failed training writes nothing. Exit code 1 if the training diverged.
     """
+    Saving(gradient_checkpointing, offload).to_environment()
     _free(output, overwrite)
     read = recipes.read(recipes.find(recipe), None if backbone is None else resolve(backbone))
     spec = resolve_task(_declared(pictures, class_word, token, task), Path.cwd())

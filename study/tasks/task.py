@@ -164,7 +164,8 @@ class Task(ABC, Generic[Spec]):
                 chosen = [next(order) for _ in range(part.count)]
                 latents.append(part.latents[chosen])
                 noise.append(torch.randn((part.count, *backbone.latent_shape), generator=noise_stream))
-                timesteps.append(torch.randint(backbone.timesteps, (part.count,), generator=time_stream))
+                steps = torch.randint(backbone.timesteps, (part.count,), generator=time_stream)
+                timesteps.append(backbone.times(steps))
                 prompts += [part.prompts[index] for index in chosen]
                 conditions += [part.condition[chosen]] if part.condition is not None else []
             yield Batch(
@@ -187,7 +188,7 @@ class Task(ABC, Generic[Spec]):
     def noised_evenly(self, latents: Tensor, prompts: Sequence[str], condition: Tensor | None = None) -> Batch:
         """Make the rows of a held-out loss: pictures at four timesteps each, at noise that is the task's."""
         backbone, times, count = self.backbone, HELD_OUT_TIMESTEPS, len(latents)
-        middles = ((torch.arange(times) * 2 + 1) * backbone.timesteps // (2 * times)).to(backbone.device)
+        middles = backbone.times((torch.arange(times) * 2 + 1) * backbone.timesteps // (2 * times)).to(backbone.device)
         noise = torch.randn((count * times, *backbone.latent_shape), generator=stream(0, self.key, "held-out noise"))
         return Batch(
             latents.repeat_interleave(times, 0),

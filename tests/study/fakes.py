@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from study.backbones.kinds import components
+from study.backbones.kinds import KINDS
 from study.executors.local import LocalExecutor
 from study.study import Study
 from study.trial import Pack, Progress, Sink, TrialResult
@@ -59,7 +59,7 @@ def folders(root: Path) -> None:
 def pipeline(folder: Path, kind: str) -> None:
     """Write a pipeline by its files only."""
     index: dict[str, object] = {"_class_name": kind}
-    for component, weights in components(kind).items():
+    for component, weights in KINDS[kind].components.items():
         index[component] = ["diffusers", "Any"]
         (folder / component).mkdir(parents=True)
         if weights:

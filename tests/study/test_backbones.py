@@ -126,7 +126,7 @@ def _names_a_strange_library(folder: Path) -> None:
 
 def _is_another_pipeline(folder: Path) -> None:
     index = json.loads((folder / "model_index.json").read_text())
-    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "FluxPipeline"}))
+    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "KandinskyPipeline"}))
 
 
 def _has_a_garbage_index(folder: Path) -> None:
@@ -140,7 +140,7 @@ def _has_no_index(folder: Path) -> None:
 BROKEN = {
     _lacks_weights: "pickled weights are not read",
     _names_a_strange_library: "'os'",
-    _is_another_pipeline: "FluxPipeline",
+    _is_another_pipeline: "KandinskyPipeline",
     _has_a_garbage_index: "no JSON",
     _has_no_index: "model_index.json is missing",
 }

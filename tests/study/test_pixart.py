@@ -184,8 +184,8 @@ def test_a_lora_is_exported_for_peft_and_diffusers_is_refused(folder, backbone, 
         (lambda f: (f / "transformer" / "diffusion_pytorch_model.safetensors").unlink(),
          "transformer/diffusion_pytorch_model.safetensors is missing"),
         (lambda f: (f / "transformer").rename(f / "unet"), "transformer/ is missing"),
-        (lambda f: (f / "model_index.json").write_text('{"_class_name": "DiTPipeline"}'),
-         "'DiTPipeline', expected one of StableDiffusionPipeline, PixArtAlphaPipeline"),
+        (lambda f: (f / "model_index.json").write_text('{"_class_name": "KandinskyPipeline"}'),
+         "'KandinskyPipeline', expected one of StableDiffusionPipeline, StableDiffusionXLPipeline"),
     ],
 )  # fmt: skip
 def test_a_broken_folder_is_refused(tmp_path, damage, told):

@@ -4,7 +4,7 @@ import torch
 from adapters.faults import InputFault
 from study.backbones import load
 from study.backbones.loading import PixArt
-from study.sampling import sample, scheduler_for, start_latents
+from study.sampling import sample, start_latents
 from tests.study import tiny
 
 PROMPTS = ["a photo of a robot", "a red lamp on grass", "a dog"]
@@ -25,13 +25,13 @@ def backbone(request, tmp_path_factory):
 
 
 @pytest.mark.parametrize("guidance", [1.0, 5.0])
-@pytest.mark.parametrize("sampler", ["dpmsolver++", "ddim"])
+@pytest.mark.parametrize("sampler", ["dpmsolver++", "ddim", "euler"])
 def test_sampling_equals_the_diffusers_pipeline(backbone, sampler, guidance):
     start, _ = start_latents(backbone, 0, "task", "picture", len(PROMPTS))
     ours = sample(backbone, backbone.embed(PROMPTS), start, sampler, 6, guidance)
     # Oracle: the pipeline's own call with the same scheduler and start latents.
     kept = backbone.pipeline.scheduler
-    backbone.pipeline.scheduler = scheduler_for(backbone, sampler)
+    backbone.pipeline.scheduler = backbone.scheduler(sampler)
     pixart = {"clean_caption": False, "use_resolution_binning": False} if isinstance(backbone, PixArt) else {}
     theirs = backbone.pipeline(
         PROMPTS, num_inference_steps=6, guidance_scale=guidance, latents=start, output_type="latent",
@@ -66,4 +66,4 @@ def test_what_sampling_embeds_can_be_trained_with(backbone):
 
 def test_an_unknown_sampler_lists_the_known_ones(backbone):
     with pytest.raises(InputFault, match=r"dpmsolver\+\+, ddim"):
-        scheduler_for(backbone, "euler")
+        backbone.scheduler("heun")
