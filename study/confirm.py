@@ -24,8 +24,9 @@ from study.columns import higher_is_better
 from study.config import Protocol
 from study.confirm_checks import FULL
 from study.confirm_entrants import DECLARED, Entrant, backbone_of, but_size, changed, designs_of, entrants_of
+from study.outcome import Executor, Outcome
 from study.progress import duration
-from study.study import Executor, Outcome, Study
+from study.study import Study
 from study.trial import STATUSES, Trial, design_words
 from study.yaml_lines import read_yaml
 
@@ -343,11 +344,11 @@ class _Runner(Study):
             tasks=confirming.section.tasks,
             seeds=confirming.section.seeds,
             tune=None,
+            space=replace(confirming.study.config.space, strategy=Factorial()),
             keep="none",
         )
 
-    @property
-    def trials(self) -> list[Trial]:
+    def _planned(self, choices: Sequence[tuning.Choice], rows: pd.DataFrame) -> list[Trial]:
         return self._confirming.trials
 
     def _outcome(self) -> Outcome:

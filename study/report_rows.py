@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from analysis.anova_table import AnovaTable
+    from study.config import StudyConfig
     from study.study import Study
 
 PAIR = ("input", "output")
@@ -35,13 +36,19 @@ def terms(study: Study) -> tuple[list[str], list[str], tuple[str, str] | None]:
     InputFault
         If no factor varies.
     """
-    designs = study.config.space.designs
-    factors = [name for name in study.factors if name == "backbone" or all(name in design for design in designs)]
+    return terms_of(study.config)
+
+
+def terms_of(config: StudyConfig) -> tuple[list[str], list[str], tuple[str, str] | None]:
+    """Return what `terms` does, of a study that may have no store."""
+    designs = config.space.designs
+    factors = [name for name in config.space.varying if all(name in design for design in designs)]
     if len({tuple(text(design.get(name)) for name in factors) for design in designs}) < len(designs):
-        factors = ["backbone", DESIGN] if "backbone" in factors else [DESIGN]
+        factors = [DESIGN]
+    factors = ["backbone"] * (len(config.backbones) > 1) + factors
     if not factors:
-        raise InputFault(f"no factor of {study.config.name} varies over all its designs; expected at least one")
-    blocks = ["task"] * (len(study.config.tasks) > 1) + ["task:seed"] * (len(study.config.seeds) > 1)
+        raise InputFault(f"no factor of {config.name} varies over all its designs; expected at least one")
+    blocks = ["task"] * (len(config.tasks) > 1) + ["task:seed"] * (len(config.seeds) > 1)
     return factors, blocks, PAIR if set(PAIR) <= set(factors) else None
 
 

@@ -275,6 +275,7 @@ def _row(result: TrialResult, study: str, attempt: int) -> dict[str, Any]:
         "attempt": attempt,
         "study": study,
         "role": trial.role,
+        "plan": trial.plan,
         "status": result.status,
         "error": result.error,
         "design_json": canonical_json(trial.design),
