@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from adapters.faults import InputFault
-from study import plan
+from study import plan, tuning
 from study import recipe as recipes
 from study.backbones.names import content_hash
 from study.canonical import canonical_json, digest
@@ -26,6 +26,7 @@ from study.confirm_checks import FULL
 from study.confirm_entrants import DECLARED, Entrant, backbone_of, but_size, changed, designs_of, entrants_of
 from study.outcome import Executor, Outcome
 from study.progress import duration
+from study.strategies.factorial import Factorial
 from study.study import Study
 from study.trial import STATUSES, Trial, design_words
 from study.yaml_lines import read_yaml

@@ -63,6 +63,34 @@ def results(study: Study) -> pd.DataFrame:
     return frame.assign(**{DESIGN: frame["design_json"].map(words)})
 
 
+def balanced(study: Study) -> tuple[pd.DataFrame, list[str]]:
+    """Return the results that were planned before any score was known, and a sentence on the others, if there are any.
+
+    Of the others the designs lack rows by outcome, so that tests and means over all rows would be biased.
+
+    Raises
+    ------
+    InputFault
+        If all of them were planned because of scores.
+    """
+    from study.strategies.search import ADAPTIVE
+
+    frame = results(study)
+    adaptive = frame["plan"] == ADAPTIVE
+    if not adaptive.any():
+        return frame, []
+    if adaptive.all():
+        raise InputFault(
+            f"all {len(frame)} trials of {study.config.name} were planned because of earlier scores, which no test of "
+            "factors may take as if they were not; `adapter-study recommend` says which designs may be the best"
+        )
+    told = (
+        f"Tests and means are of the {(~adaptive).sum()} trials that were planned before any score was known; the "
+        f"{adaptive.sum()} that were added where it was undecided which is the best serve the recommendation only."
+    )
+    return frame[~adaptive].reset_index(drop=True), [told]
+
+
 def analyse(study: Study, error: str = RESIDUAL) -> AnovaTable:
     """Return the analysis of variance of a study's primary score: for its own tasks, unless another error is asked for.
 
@@ -72,7 +100,7 @@ def analyse(study: Study, error: str = RESIDUAL) -> AnovaTable:
         If there are too few rows, or no factor that varies.
     """
     factors, blocks, pair = terms(study)
-    return anova(results(study), study.config.primary, factors, blocks, error=error, pair=pair)
+    return anova(balanced(study)[0], study.config.primary, factors, blocks, error=error, pair=pair)
 
 
 def scores(study: Study, frame: pd.DataFrame) -> list[str]:

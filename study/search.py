@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from study import plan
+from study import journal, plan
 from study.canonical import digest
 from study.columns import SCORES, higher_is_better
 from study.report_rows import terms_of
+from study.strategies.optuna import Optuna
 from study.strategies.search import ADAPTIVE, FIXED, Cell, Growth, Problem, Searching, searches
 from study.trial import FINAL, Trial
 
@@ -88,6 +90,12 @@ class Search:
         if self._last is None or self._last[0] != key:
             self._last = key, self._find(choices, rows)
         return self._last[1]
+
+    def write_journal(self, path: Path) -> None:
+        """Write Optuna's journal of what was found last; nothing if the strategy is another one, or nothing was."""
+        problem = self._last[1].problem if self._last is not None else None
+        if problem is not None and isinstance(self.strategy, Optuna):
+            journal.write(path, self.config.name, self.strategy.search(problem)[1])
 
     def _find(self, choices: Sequence[Choice], rows: pd.DataFrame) -> Found:
         maker = plan.Maker(self.config, choices)

@@ -120,14 +120,20 @@ class Study:
         rows = self.store.rows() if rows is None else rows
         return self._search.found(self.choices(rows), rows)
 
+    def _write_journal(self) -> None:
+        if self._search is not None and self.found() is not None:
+            self._search.write_journal(self.store.journal)
+
     def _planned(self, choices: Sequence[tuning.Choice], rows: pd.DataFrame) -> list[Trial]:
         if self._search is None:
             return plan.trials(self.config, choices)
         return self._search.found(choices, rows).trials
 
-    def _waiting(self, choices: Sequence[tuning.Choice]) -> list[plan.Waiting]:
-        """What waits for tuning; a search plans nothing that does."""
-        return plan.waiting(self.config, choices) if self._search is None else []
+    def waiting(self, choices: Sequence[tuning.Choice] | None = None) -> list[plan.Waiting]:
+        """Return what else is planned: the trials that wait for tuning; a search plans none that does."""
+        if self._search is not None:
+            return []
+        return plan.waiting(self.config, self.choices() if choices is None else choices)
 
     def choices(self, rows: pd.DataFrame | None = None) -> list[tuning.Choice]:
         """Return what the store decides for each backbone and group that is tuned.
@@ -211,7 +217,7 @@ class Study:
         levels = {name: known.get(name) or self.config.space.levels(name) for name in shown}
         rows = self.store.rows()
         choices = self.choices(rows)
-        planned, unknown = self._planned(choices, rows), self._waiting(choices)
+        planned, unknown = self._planned(choices, rows), self.waiting(choices)
         told = plan.status(self.config.name, planned, rows, levels, tuning.trials(self.config, choices), unknown)
         told["impossible"] = tuning.impossible(self.config, choices)
         strategy, found = self.config.space.strategy, self.found(rows)
@@ -286,7 +292,9 @@ class Study:
                 try:
                     for wanted, later, attempts in chain([first], phases):
                         bar.expect(wanted, later)
+                        self._write_journal()
                         self._drive(runner, wanted, attempts, len(places), pack)
+                    self._write_journal()
                 finally:
                     runner.close()
                     if self.config.keep == "best":
@@ -308,7 +316,7 @@ class Study:
             wanted, later = open_of(tuning.trials(self.config, choices)), 0
             if wanted:
                 later = len(open_of(self._planned(choices, rows)))
-                later += len(self._waiting(choices)) if None in states else 0
+                later += len(self.waiting(choices)) if None in states else 0
             else:
                 wanted = open_of(self._planned(choices, rows))
             if None in states and (found := self.found(rows)) is not None:
@@ -362,7 +370,7 @@ class Study:
     def _outcome(self) -> Outcome:
         rows = self.store.rows()
         choices = self.choices(rows)
-        planned, unknown = self._planned(choices, rows), self._waiting(choices)
+        planned, unknown = self._planned(choices, rows), self.waiting(choices)
         tune = tuning.trials(self.config, choices)
         known = rows.set_index("id")
         states = {trial.id: known["status"].get(trial.id, "missing") for trial in (*tune, *planned)}
