@@ -10,6 +10,7 @@ from analysis.declared import RESIDUAL
 from analysis.report.content import Snippet
 from study.columns import higher_is_better
 from study.report_rows import DESIGN, terms
+from study.strategies.search import searches
 from study.tasks.subject_spec import SubjectSpec
 
 if TYPE_CHECKING:
