@@ -23,17 +23,15 @@ def write(path: Path, name: str, searched: optuna.Study) -> None:
     searched : optuna.Study
         Its trials that wait for results are in it too, as running.
     """
-    from optuna import create_study, logging
+    from optuna import create_study
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
+
+    from analysis.hyper_importance import quiet
 
     def fill(part: Path) -> None:
         storage = JournalStorage(JournalFileBackend(str(part)))
         create_study(study_name=name, storage=storage, directions=searched.directions).add_trials(searched.trials)
 
-    before = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
-    try:
+    with quiet():
         write_file(path, fill)
-    finally:
-        logging.set_verbosity(before)

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
@@ -123,7 +121,9 @@ class AskTell(Generic[Item]):
         """
         import optuna
 
-        with _quiet():
+        from analysis.hyper_importance import quiet
+
+        with quiet():
             self.study = optuna.create_study(sampler=self.settings.make(), directions=list(self.directions))
             known: dict[str, tuple[float, ...]] = {}
             generations: list[list[Item]] = []
@@ -201,18 +201,3 @@ class AskTell(Generic[Item]):
                 key=lambda item: hashlib.sha256(f"{self.settings.seed} {self.key(item)}".encode()).digest(),
             )
         )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Optuna's log and its warnings of experimental features off the screen."""
-    from optuna import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(before)

@@ -8,7 +8,7 @@ own, named after what is offered.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
@@ -17,13 +17,10 @@ from typing import TYPE_CHECKING, Any
 from study.canonical import canonical_json
 from study.space import Design, text
 from study.strategies.ask_tell import AskTell, Settings, Worst
-from study.strategies.search import Cell, Growth, Problem
-from study.strategies.strategy import Chosen
+from study.strategies.search import AmongAll, Cell, Growth, Problem
 
 if TYPE_CHECKING:
     import optuna
-
-    from study.space import Space
 
 ABSENT = "absent"
 """The level of a factor that some of the designs lack."""
@@ -32,7 +29,7 @@ _NAMES = {"tpe": "TPE", "nsga2": "NSGA-II", "qmc": "a Sobol sequence"}
 
 
 @dataclass(frozen=True)
-class Optuna:
+class Optuna(AmongAll):
     """A search by Optuna.
 
     Attributes
@@ -47,19 +44,6 @@ class Optuna:
     trials: int
     settings: Settings = Settings()
     scores: tuple[str, ...] = ()
-
-    @property
-    def seed(self) -> None:
-        """None: it needs all valid designs."""
-        return None
-
-    def faults(self, space: Space) -> Iterator[tuple[str, str]]:
-        """Yield nothing: what may be wrong depends on the replicates, see `unfit`."""
-        yield from ()
-
-    def choose(self, space: Space) -> Chosen:
-        """Return all valid designs, of which it searches the best."""
-        return Chosen(space.valid, [])
 
     def unfit(self, designs: int, replicates: int) -> tuple[str, str] | None:
         """Return what keeps it from running so many designs on so many replicates: the key to blame, and a message."""

@@ -9,22 +9,18 @@ stays out, so the sets are nested. The level holds for each look at the set; for
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from adapters.faults import InputFault
 from study.canonical import canonical_json
 from study.space import text
-from study.strategies.search import Cell, Growth, Problem
-from study.strategies.strategy import Chosen
-
-if TYPE_CHECKING:
-    from study.space import Space
+from study.strategies.search import AmongAll, Cell, Growth, Problem
 
 
 @dataclass(frozen=True)
-class Refine:
+class Refine(AmongAll):
     """The factorial on few replicates, then more where it is undecided which design is the best.
 
     Attributes
@@ -44,19 +40,6 @@ class Refine:
     trials: int
     error: Literal["residual", "task"] = "residual"
     level: float = 0.95
-
-    @property
-    def seed(self) -> None:
-        """None: it needs all valid designs."""
-        return None
-
-    def faults(self, space: Space) -> Iterator[tuple[str, str]]:
-        """Yield nothing: what may be wrong depends on the replicates, see `unfit`."""
-        yield from ()
-
-    def choose(self, space: Space) -> Chosen:
-        """Return all valid designs."""
-        return Chosen(space.valid, [])
 
     def unfit(self, designs: int, replicates: int) -> tuple[str, str] | None:
         """Return what keeps it from running so many designs on so many replicates: the key to blame, and a message."""

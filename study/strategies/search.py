@@ -7,9 +7,14 @@ whoever made the rows, however many at once, and however often the run was inter
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeGuard
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
+
+from study.strategies.strategy import Chosen
+
+if TYPE_CHECKING:
+    from study.space import Space
 
 FIXED, ADAPTIVE = "fixed", "adaptive"
 """How a trial came into its plan: before any score was known, or because of scores. What lacks the second kind lacks it
@@ -80,6 +85,23 @@ class Growth:
     def cells(self) -> int:
         """How many cells are planned."""
         return sum(map(len, self.generations))
+
+
+class AmongAll:
+    """What a strategy is to a space, if it may run every valid design."""
+
+    @property
+    def seed(self) -> None:
+        """None: it needs all valid designs."""
+        return None
+
+    def faults(self, space: Space) -> Iterator[tuple[str, str]]:
+        """Yield nothing: what may be wrong depends on the replicates, see `unfit`."""
+        yield from ()
+
+    def choose(self, space: Space) -> Chosen:
+        """Return all valid designs."""
+        return Chosen(space.valid, [])
 
 
 class Searching(Protocol):
