@@ -10,7 +10,8 @@ What the searches are held to is what `analysis.recommend` says of all rows: the
 the design with the best mean in it, and the means, of the additive model and as observed. Of a search's rows it says
 the same (for `refine` the set is the last of its nested sets, and what it names the best mean in it). "named in the
 set" is a hit; "best in the search's set" says whether what the full factorial names first was kept; "recall" and
-"precision" compare the two sets; "regret" is by how much the full factorial's mean of what is named is below its best one's.
+"precision" compare the two sets; "regret" is by how much the full factorial's mean of what is named is below its best
+one's.
 One JSON document is printed.
 """
 
