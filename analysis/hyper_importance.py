@@ -98,7 +98,7 @@ class Trials:
         """
         import optuna
 
-        with _quiet():
+        with quiet():
             study = optuna.create_study(direction=self.direction)
             study.add_trials([self._trials[row] for row in rows])
             found = {}
@@ -112,7 +112,7 @@ class Trials:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep optuna's log and warnings off the screen, and put its verbosity back."""
     from optuna import logging
 

@@ -21,6 +21,8 @@ from study.config import (
     NestedSection,
     Protocol,
     ProtocolBy,
+    RefineSection,
+    SearchSection,
     StudyConfig,
     SubsetSection,
     TuneSection,
@@ -28,7 +30,11 @@ from study.config import (
 from study.confirm_checks import Confirm, ConfirmCheck
 from study.faults import Faults, Path_, near
 from study.space import ALL, Factor, Space, lacked, text
+from study.strategies.ask_tell import Settings
 from study.strategies.factorial import Factorial
+from study.strategies.optuna import Optuna
+from study.strategies.refine import Refine
+from study.strategies.search import searches
 from study.strategies.strategy import Strategy
 from study.strategies.subset import Subset
 from study.tasks.captioned_spec import CaptionedSpec
@@ -38,6 +44,16 @@ from study.tasks.specs import TaskSpec, resolve_task
 from study.tuning import Tune
 from study.tuning_checks import TuneCheck
 from study.yaml_lines import Lines
+
+KINDS: dict[str, tuple[Any, Callable[[Any], Strategy]]] = {
+    "subset": (SubsetSection, lambda asked: Subset(asked.size, asked.interactions, asked.seed)),
+    "optuna": (
+        SearchSection,
+        lambda asked: Optuna(asked.trials, Settings(asked.sampler, asked.seed, asked.batch), tuple(asked.scores)),
+    ),
+    "refine": (RefineSection, lambda asked: Refine(asked.start, asked.trials, asked.error, asked.level)),
+}
+"""Strategies besides the factorial: the form of the section, and what it makes."""
 
 
 class Check(Faults):
@@ -57,7 +73,7 @@ class Check(Faults):
         "protocol": Protocol.model_fields,
         "protocol_by": Protocol.model_fields,
         "nested": NestedSection.model_fields,
-        "strategy": SubsetSection.model_fields,
+        "strategy": {**SubsetSection.model_fields, **SearchSection.model_fields, **RefineSection.model_fields},
         "tune": TuneSection.model_fields,
         "confirm": ConfirmSection.model_fields,
     }
@@ -80,6 +96,7 @@ class Check(Faults):
         scores = self._scores(given)
         space = self._space(given, backbones)
         self._protocols(given, space)
+        self._search(given, space, backbones, tasks, scores)
         protocol_by = {
             factor: {text(level): changes for level, changes in levels.items()}
             for factor, levels in given.get("protocol_by", {}).items()
@@ -138,15 +155,19 @@ class Check(Faults):
         """Yield the strategy that is asked for, if it is right in form."""
         if value in ("factorial", {"kind": "factorial"}):
             yield Factorial()
-        elif isinstance(value, dict) and value.get("kind") == "subset":
+        elif isinstance(value, dict) and value.get("kind") in KINDS:
+            section, make = KINDS[value["kind"]]
             try:
-                section = SubsetSection.model_validate(value)
-                yield Subset(section.size, section.interactions, section.seed)
+                yield make(section.model_validate(value))
             except ValidationError as error:
                 self._pydantic(error, ("strategy",))
         else:
             path = ("strategy", "kind") if isinstance(value, dict) and "kind" in value else ("strategy",)
-            self._fault(path, f"got {value!r}, expected `factorial` or a subset such as {{kind: subset, size: 60}}")
+            self._fault(
+                path,
+                f"got {value!r}, expected `factorial` or a subset such as {{kind: subset, size: 60}}, or a search: "
+                "{kind: optuna, trials: 200} or {kind: refine, start: 3, trials: 200}",
+            )
 
     def _task(self, spec: Any) -> TaskSpec:
         if not isinstance(spec, str | dict):
@@ -287,6 +308,24 @@ class Check(Faults):
                 told = f"nothing is left to run on {source.name}: {'; '.join(map(str, reasons))}; leave it out"
                 self._fault(self._item(("backbone",), index), told)
         return space
+
+    def _search(
+        self,
+        given: dict[str, Any],
+        space: Space | None,
+        backbones: Sequence[Source],
+        tasks: Sequence[TaskSpec],
+        scores: Mapping[str, Source],
+    ) -> None:
+        """Check that a strategy that plans as it goes can do so, where everything that it needs to know is right."""
+        if space is None or space.faults or not (searches(space.strategy) and "seeds" in given and tasks and backbones):
+            return
+        from study.search import faults
+
+        there = [design for design in space.designs if lacked(design, lacking(backbones[0])) is None]
+        replicates = len(tasks) * len(given["seeds"])
+        for path, message in faults(space.strategy, len(there), replicates, len(backbones), list(scores)):
+            self._fault(path, message)
 
     def _factor(
         self, name: str, levels: Any, above: Path_, when: tuple[str, tuple[Any, ...]] | None = None

@@ -56,6 +56,7 @@ IDENTITY = {
     "attempt": "int64",
     "study": "string",
     "role": "string",
+    "plan": "string",
     "status": "string",
     "error": "string",
     "design_json": "string",

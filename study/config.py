@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from study import shipped
 from study.backbones.names import lacking
+from study.strategies.ask_tell import Sampler
 from study.strategies.factorial import Factorial
 from study.yaml_lines import Lines, read_yaml
 
@@ -163,13 +164,59 @@ class SubsetSection(BaseModel):
     seed: int = Field(default=0, ge=0, strict=True)
 
 
+class OptunaSection(BaseModel):
+    """The section `strategy`, where it asks for a search by Optuna."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["optuna"]
+    trials: int = Field(ge=1, strict=True)
+    sampler: Sampler = "tpe"
+    seed: int = Field(default=0, ge=0, strict=True)
+    batch: int = Field(default=8, ge=1, strict=True)
+
+
+class SearchSection(OptunaSection):
+    """The same over designs, which may be searched for several scores."""
+
+    scores: Annotated[list[str], BeforeValidator(_listed), Field(max_length=4)] = []
+
+
+class RefineSection(BaseModel):
+    """The section `strategy`, where it asks for more replicates of what may be the best."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["refine"]
+    start: int = Field(ge=1, strict=True)
+    trials: int = Field(ge=1, strict=True)
+    error: Literal["residual", "task"] = "residual"
+    level: float = Field(default=0.95, gt=0.5, lt=1)
+
+
+class RangeSection(BaseModel):
+    """Numbers to search between, both ends included."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    low: float = Field(allow_inf_nan=False)
+    high: float = Field(allow_inf_nan=False)
+    log: bool = False
+    step: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+
+
 class TuneSection(BaseModel):
-    """The section `tune`: which values of the protocol are tried, on which tasks, for which groups of designs."""
+    """The section `tune`: which values of the protocol are tried, on which tasks, for which groups of designs.
+
+    Either those of a grid, or those that a search asks for within ranges.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     tasks: Annotated[list[Any], BeforeValidator(_listed), Field(min_length=1)]
-    grid: dict[str, _SomeLevels] = Field(min_length=1)
+    grid: dict[str, _SomeLevels] = {}
+    ranges: dict[str, Any] = {}
+    strategy: OptunaSection | None = None
     seeds: _Seeds = [0]
     by: Annotated[list[str], BeforeValidator(_listed), Field(min_length=1)] = ["method"]
 
@@ -202,7 +249,7 @@ SECTIONS: dict[str, Any] = {
     "fixed": dict[str, _Level],
     "nested": list[NestedSection],
     "forbid": list[Annotated[dict[str, Annotated[list[_Level], BeforeValidator(_listed)]], Field(min_length=1)]],
-    "strategy": Literal["factorial"] | SubsetSection,
+    "strategy": Literal["factorial"] | SubsetSection | SearchSection | RefineSection,
     "tasks": Annotated[list[Any], BeforeValidator(_listed), Field(min_length=1)],
     "tune": TuneSection,
     "confirm": ConfirmSection,

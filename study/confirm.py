@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from adapters.faults import InputFault
-from study import plan
+from study import plan, tuning
 from study import recipe as recipes
 from study.backbones.names import content_hash
 from study.canonical import canonical_json, digest
@@ -24,8 +24,10 @@ from study.columns import higher_is_better
 from study.config import Protocol
 from study.confirm_checks import FULL
 from study.confirm_entrants import DECLARED, Entrant, backbone_of, but_size, changed, designs_of, entrants_of
+from study.outcome import Executor, Outcome
 from study.progress import duration
-from study.study import Executor, Outcome, Study
+from study.strategies.factorial import Factorial
+from study.study import Study
 from study.trial import STATUSES, Trial, design_words
 from study.yaml_lines import read_yaml
 
@@ -343,11 +345,11 @@ class _Runner(Study):
             tasks=confirming.section.tasks,
             seeds=confirming.section.seeds,
             tune=None,
+            space=replace(confirming.study.config.space, strategy=Factorial()),
             keep="none",
         )
 
-    @property
-    def trials(self) -> list[Trial]:
+    def _planned(self, choices: Sequence[tuning.Choice], rows: pd.DataFrame) -> list[Trial]:
         return self._confirming.trials
 
     def _outcome(self) -> Outcome:

@@ -19,6 +19,8 @@ from study.trial import STATUSES, Pack, Trial
 if TYPE_CHECKING:
     import pandas as pd
 
+    from study.tasks.specs import TaskSpec
+
 # Seconds of a built-in model, which cost about the same, on two CPU cores, alone on the machine, before any trial of a
 # store says better: one picture trained on, one step of one picture drawn and scored; measured on the quick study of
 # micro-unet, 80 trials in 8.5 minutes.
@@ -74,31 +76,48 @@ def waiting(study: StudyConfig, choices: Sequence[tuning.Choice]) -> list[Waitin
 
 def _planned(study: StudyConfig, choices: Sequence[tuning.Choice]) -> Iterator[Trial | Waiting]:
     designs = {source.name: _designs(study, source) for source in study.backbones}
-    tuned = {canonical_json(design): group.name for group in tuning.groups(study) for design in group.designs}
-    found = {(choice.backbone, choice.group.name): choice for choice in choices}
-    hashes = [content_hash(source) for source in study.backbones]
-    tasks = [task.content_hash() for task in study.tasks]
+    maker = Maker(study, choices)
     for seed in study.seeds:
-        for task, task_hash in zip(study.tasks, tasks, strict=True):
-            for source, backbone_hash in zip(study.backbones, hashes, strict=True):
+        for task in study.tasks:
+            for source in study.backbones:
                 for role, design in designs[source.name]:
-                    group = tuned.get(canonical_json(design))
-                    choice = found.get((source.name, group)) if group is not None else None
-                    point = choice.chosen if choice is not None else None
-                    if group is not None and point is None:
-                        possible = choice is None or choice.waits
-                        yield Waiting(source.name, design, task.name, seed, possible)
-                        continue
-                    yield Trial(
-                        source.name,
-                        design,
-                        task.name,
-                        seed,
-                        study.protocol_of(design, point.values if point is not None else None),
-                        role,
-                        backbone_hash=backbone_hash,
-                        task_hash=task_hash,
-                    )
+                    yield maker.make(source, role, design, task, seed)
+
+
+class Maker:
+    """Makes the trials of a study, each under the protocol that its group's tuning has chosen."""
+
+    def __init__(self, study: StudyConfig, choices: Sequence[tuning.Choice]) -> None:
+        self._study = study
+        self._tuned = {canonical_json(design): group.name for group in tuning.groups(study) for design in group.designs}
+        self._found = {(choice.backbone, choice.group.name): choice for choice in choices}
+        self._hashes = {source.name: content_hash(source) for source in study.backbones}
+        self._tasks = {task.name: task.content_hash() for task in study.tasks}
+
+    def make(self, source: Source, role: str, design: dict[str, Any], task: TaskSpec, seed: int) -> Trial | Waiting:
+        """Return the trial, or what will be one."""
+        group = self._tuned.get(canonical_json(design))
+        choice = self._found.get((source.name, group)) if group is not None else None
+        point = choice.chosen if choice is not None else None
+        if group is not None and point is None:
+            return Waiting(source.name, design, task.name, seed, possible=choice is None or choice.waits)
+        return Trial(
+            source.name,
+            design,
+            task.name,
+            seed,
+            self._study.protocol_of(design, point.values if point is not None else None),
+            role,
+            backbone_hash=self._hashes[source.name],
+            task_hash=self._tasks[task.name],
+        )
+
+    def references(self, source: Source, replicates: Iterable[tuple[TaskSpec, int]]) -> list[Trial]:
+        """Return the trials of the untuned backbone, unless it is a design of the study itself."""
+        if REFERENCE in self._study.space.designs:
+            return []
+        made = (self.make(source, "reference", dict(REFERENCE), task, seed) for task, seed in replicates)
+        return [each for each in made if isinstance(each, Trial)]
 
 
 def _designs(study: StudyConfig, source: Source) -> list[tuple[str, dict[str, Any]]]:
@@ -241,8 +260,10 @@ def _named(trial: Trial | Waiting) -> dict[str, Any]:
 
 
 def stand_ins(study: StudyConfig, cells: Iterable[Waiting]) -> list[Trial]:
-    """Return trials that take as long as those that wait for tuning: under the first point of their group's grid."""
-    points = {canonical_json(design): group.points[0] for group in tuning.groups(study) for design in group.designs}
+    """Return trials that take as long as those that wait for tuning: under a point that its group tries."""
+    searched = study.tune.searched if study.tune else None
+    groups = tuning.groups(study)
+    points = {canonical_json(design): group.like(searched) for group in groups for design in group.designs}
     hashes = {source.name: content_hash(source) for source in study.backbones}
     return [
         Trial(
@@ -250,7 +271,7 @@ def stand_ins(study: StudyConfig, cells: Iterable[Waiting]) -> list[Trial]:
             cell.design,
             cell.task,
             cell.seed,
-            study.protocol_of(cell.design, points[canonical_json(cell.design)]),
+            study.protocol_of(cell.design, points.get(canonical_json(cell.design))),
             backbone_hash=hashes[cell.backbone],
         )
         for cell in cells

@@ -17,6 +17,7 @@ from study.canonical import digest
 from study.columns import SCORES, higher_is_better
 from study.plan import address
 from study.report_rows import results, terms
+from study.strategies.search import ADAPTIVE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,6 +82,11 @@ def _trials(study: Study) -> tuple[pd.DataFrame, list[str]]:
     status = study.status()
     left = status["planned"] - len(used)
     told = [f"{left} of {status['planned']} planned trials: they have no result yet."] if left else []
+    if (used["plan"] == ADAPTIVE).any():
+        told.append(
+            "the recommended design anew: trials were planned because of earlier scores, so the means of designs that "
+            "were singled out may be too good; `confirm` compares on tasks that nothing used."
+        )
     return used.reset_index(drop=True), told
 
 

@@ -12,7 +12,8 @@ from adapters.faults import InputFault
 from adapters.positions import READS, WRITES
 from study.columns import higher_is_better
 from study.progress import duration
-from study.report_rows import DESIGN, PAIR, analyse, results, scores, terms
+from study.report_rows import DESIGN, PAIR, analyse, balanced, results, scores, terms
+from study.strategies.search import searches
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,7 +79,7 @@ def content(
     from study.report_maps import readings
     from study.report_pictures import galleries
 
-    frame, untuned = results(study), study.results("reference")
+    (frame, partly), untuned = balanced(study), study.results("reference")
     if frame.empty:
         raise InputFault(f"{study.store.folder} holds no results of {study.config.name}; run the study first")
     factors, blocks, pair = terms(study)
@@ -108,7 +109,7 @@ def content(
         counts={name: status[name] for name in STATES},
         coverage=_coverage(status),
         forbidden=study.config.left_out,
-        design=_chosen(study),
+        design=[*_chosen(study), *partly],
         recommended=answer,
         confirmed=confirmation,
         maps=[*figures, *readings(study, frame)],
@@ -145,6 +146,10 @@ def _chosen(study: Study) -> list[str]:
         told.append(
             f"Of the {space.size} combinations of levels {space.looked_at} were drawn at random to choose from."
         )
+    searched = study.found()
+    if searched is not None and searches(space.strategy):
+        replicates = len(config.tasks) * len(config.seeds)
+        told += [space.strategy.describe(len(config.designs_on(config.backbones[0])), replicates), searched.told]
     return [*told, *space.chosen.told]
 
 

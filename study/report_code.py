@@ -10,6 +10,7 @@ from analysis.declared import RESIDUAL
 from analysis.report.content import Snippet
 from study.columns import higher_is_better
 from study.report_rows import DESIGN, terms
+from study.strategies.search import searches
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -139,6 +140,8 @@ def _python(study: Study, address: str) -> str:
     model = f"factors={factors}, blocks={blocks}, error={RESIDUAL!r}"
     lower = "" if higher_is_better(config.primary) else ", higher_is_better=False"
     rows = ["frame = study.results()"]
+    if searches(config.space.strategy):
+        rows.append("frame = frame[frame.plan == 'fixed']  # planned before any score was known")
     if DESIGN in factors:
         rows = ["frame = results(study)  # with a column that names each design"]
     return "\n".join([

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from analysis.anova_table import AnovaTable
+    from study.config import StudyConfig
     from study.study import Study
 
 PAIR = ("input", "output")
@@ -35,13 +36,19 @@ def terms(study: Study) -> tuple[list[str], list[str], tuple[str, str] | None]:
     InputFault
         If no factor varies.
     """
-    designs = study.config.space.designs
-    factors = [name for name in study.factors if name == "backbone" or all(name in design for design in designs)]
+    return terms_of(study.config)
+
+
+def terms_of(config: StudyConfig) -> tuple[list[str], list[str], tuple[str, str] | None]:
+    """Return what `terms` does, of a study that may have no store."""
+    designs = config.space.designs
+    factors = [name for name in config.space.varying if all(name in design for design in designs)]
     if len({tuple(text(design.get(name)) for name in factors) for design in designs}) < len(designs):
-        factors = ["backbone", DESIGN] if "backbone" in factors else [DESIGN]
+        factors = [DESIGN]
+    factors = ["backbone"] * (len(config.backbones) > 1) + factors
     if not factors:
-        raise InputFault(f"no factor of {study.config.name} varies over all its designs; expected at least one")
-    blocks = ["task"] * (len(study.config.tasks) > 1) + ["task:seed"] * (len(study.config.seeds) > 1)
+        raise InputFault(f"no factor of {config.name} varies over all its designs; expected at least one")
+    blocks = ["task"] * (len(config.tasks) > 1) + ["task:seed"] * (len(config.seeds) > 1)
     return factors, blocks, PAIR if set(PAIR) <= set(factors) else None
 
 
@@ -56,6 +63,34 @@ def results(study: Study) -> pd.DataFrame:
     return frame.assign(**{DESIGN: frame["design_json"].map(words)})
 
 
+def balanced(study: Study) -> tuple[pd.DataFrame, list[str]]:
+    """Return the results that were planned before any score was known, and a sentence on the others, if there are any.
+
+    Of the others the designs lack rows by outcome, so that tests and means over all rows would be biased.
+
+    Raises
+    ------
+    InputFault
+        If all of them were planned because of scores.
+    """
+    from study.strategies.search import ADAPTIVE
+
+    frame = results(study)
+    adaptive = frame["plan"] == ADAPTIVE
+    if not adaptive.any():
+        return frame, []
+    if adaptive.all():
+        raise InputFault(
+            f"all {len(frame)} trials of {study.config.name} were planned because of earlier scores, which no test of "
+            "factors may take as if they were not; `adapter-study recommend` says which designs may be the best"
+        )
+    told = (
+        f"Tests and means are of the {(~adaptive).sum()} trials that were planned before any score was known; the "
+        f"{adaptive.sum()} that were added where it was undecided which is the best serve the recommendation only."
+    )
+    return frame[~adaptive].reset_index(drop=True), [told]
+
+
 def analyse(study: Study, error: str = RESIDUAL) -> AnovaTable:
     """Return the analysis of variance of a study's primary score: for its own tasks, unless another error is asked for.
 
@@ -65,7 +100,7 @@ def analyse(study: Study, error: str = RESIDUAL) -> AnovaTable:
         If there are too few rows, or no factor that varies.
     """
     factors, blocks, pair = terms(study)
-    return anova(results(study), study.config.primary, factors, blocks, error=error, pair=pair)
+    return anova(balanced(study)[0], study.config.primary, factors, blocks, error=error, pair=pair)
 
 
 def scores(study: Study, frame: pd.DataFrame) -> list[str]:

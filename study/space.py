@@ -251,8 +251,9 @@ class Space:
             return self.cells()
         if self.strategy.seed is None:
             raise InputFault(
-                f"{self.size} combinations of levels are more than can be gone through ({LIMIT}); run some of them "
-                "with `strategy: {kind: subset, size: 60}`, or declare fewer factors or levels"
+                f"{self.size} combinations of levels are more than can be gone through ({LIMIT}), which the factorial "
+                "and the searches do; run some of them with `strategy: {kind: subset, size: 60}`, or declare fewer "
+                "factors or levels"
             )
         found: dict[tuple[int, ...], Design] = {}
         valid = 0

@@ -53,6 +53,11 @@ class Store:
         """Where packs wait for workers."""
         return self.folder / "packs"
 
+    @property
+    def journal(self) -> Path:
+        """The journal of a search by Optuna, made from the rows for people to look at; it may be deleted."""
+        return self.folder / "optuna.log"
+
     def pictures(self, id: str) -> Path:
         """Return the folder of a trial's pictures."""
         return self.folder / "pictures" / id
@@ -275,6 +280,7 @@ def _row(result: TrialResult, study: str, attempt: int) -> dict[str, Any]:
         "attempt": attempt,
         "study": study,
         "role": trial.role,
+        "plan": trial.plan,
         "status": result.status,
         "error": result.error,
         "design_json": canonical_json(trial.design),

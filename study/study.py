@@ -4,84 +4,30 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from html import escape
+from dataclasses import replace
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from adapters.faults import InputFault
 from study import config, plan, tuning
 from study.backbones.names import fetch
-from study.executors.local import LocalExecutor, State, cores, devices
+from study.executors.local import LocalExecutor, cores, devices
+from study.outcome import Executor, Outcome
 from study.progress import Bar
 from study.store import Known, Store
+from study.strategies.search import searches
 from study.tasks.specs import unknown_class
 from study.trial import ROLES, Pack, Trial, TrialResult
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from study.search import Found, Search
+
 TRIES = 3
 """How often a trial is started before a worker's death counts as its failure."""
-
-
-class Executor(Protocol):
-    """Where packs run."""
-
-    def submit(self, packs: Sequence[Pack]) -> list[str]:
-        """Queue packs; return a handle for each."""
-
-    def poll(self) -> dict[str, State]:
-        """Return the state of every pack; one that is done or lost is named once."""
-
-    def cancel(self, handles: Sequence[str]) -> None:
-        """Stop packs."""
-
-    def close(self) -> None:
-        """Stop everything."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a run left.
-
-    Attributes
-    ----------
-    counts : dict of str to int
-        How many of the plan's trials have each status, the untuned backbone's included and the tuning's not.
-    failed : list of (Trial, str)
-        Which failed, those of the tuning included, with the reason.
-    tune : dict of str to int
-        How many trials of the tuning have each status.
-    waiting : int
-        How many of the missing trials wait for tuning.
-    impossible : list of str
-        A sentence for each group of designs that cannot be run, because its tuning has nothing to choose from.
-    """
-
-    counts: dict[str, int]
-    failed: list[tuple[Trial, str]] = field(default_factory=list)
-    tune: dict[str, int] = field(default_factory=dict)
-    waiting: int = 0
-    impossible: list[str] = field(default_factory=list)
-
-    def summary(self) -> str:
-        """How many trials have each status, in a line."""
-
-        def counts(states: dict[str, int]) -> str:
-            return ", ".join(f"{count} {name}" for name, count in sorted(states.items()))
-
-        told = f"trials, the untuned backbone's included: {counts(self.counts)}"
-        if self.waiting:
-            told += f" ({self.waiting} of them wait for tuning)"
-        return f"tuning: {counts(self.tune)}; {told}" if self.tune else told
-
-    def _repr_html_(self) -> str:
-        """The summary, and what failed or cannot be run, as Jupyter shows them."""
-        failed = [f"failed: {trial.label()}: {reason}" for trial, reason in self.failed]
-        return "".join(f"<p>{escape(line)}</p>" for line in (self.summary(), *failed, *self.impossible))
 
 
 class Study:
@@ -128,27 +74,66 @@ class Study:
         backbone = ["backbone"] if len(self.config.backbones) > 1 else []
         return [*backbone, *self.config.space.varying]
 
-    @cached_property
+    @property
     def tune_trials(self) -> list[Trial]:
-        """Every trial that decides the tuning, in the order it is run.
+        """Every trial that decides the tuning, in the order it is run; of a search, those that are planned so far.
 
         Raises
         ------
         InputFault
             If a backbone of the hub is not on this machine; `run` downloads it.
         """
-        return tuning.trials(self.config)
+        return tuning.trials(self.config, self.choices())
 
     @property
     def trials(self) -> list[Trial]:
         """Every trial of the plan that does not wait for tuning, in the order it is run.
 
+        Of a strategy that plans as it goes, those that the rows of the store have led to so far.
+
         Raises
         ------
         InputFault
             If a backbone of the hub is not on this machine; `run` downloads it.
         """
-        return plan.trials(self.config, self.choices())
+        rows = self.store.rows()
+        return self._planned(self.choices(rows), rows)
+
+    @cached_property
+    def _search(self) -> Search | None:
+        if not searches(self.config.space.strategy):
+            return None
+        from study.search import Search  # needs the statistics, which other studies need not wait for
+
+        return Search(self.config)
+
+    def found(self, rows: pd.DataFrame | None = None) -> Found | None:
+        """Return what a strategy that plans as it goes has planned so far; None of another strategy.
+
+        Parameters
+        ----------
+        rows : DataFrame, optional
+            Rows of the store, if they are at hand.
+        """
+        if self._search is None:
+            return None
+        rows = self.store.rows() if rows is None else rows
+        return self._search.found(self.choices(rows), rows)
+
+    def _write_journal(self) -> None:
+        if self._search is not None and self.found() is not None:
+            self._search.write_journal(self.store.journal)
+
+    def _planned(self, choices: Sequence[tuning.Choice], rows: pd.DataFrame) -> list[Trial]:
+        if self._search is None:
+            return plan.trials(self.config, choices)
+        return self._search.found(choices, rows).trials
+
+    def waiting(self, choices: Sequence[tuning.Choice] | None = None) -> list[plan.Waiting]:
+        """Return what else is planned: the trials that wait for tuning; a search plans none that does."""
+        if self._search is not None:
+            return []
+        return plan.waiting(self.config, self.choices() if choices is None else choices)
 
     def choices(self, rows: pd.DataFrame | None = None) -> list[tuning.Choice]:
         """Return what the store decides for each backbone and group that is tuned.
@@ -160,7 +145,15 @@ class Study:
         """
         if self.config.tune is None:
             return []
-        return tuning.choices(self.config, self.store.rows() if rows is None else rows)
+        rows = self.store.rows() if rows is None else rows
+        key = tuple(sorted(zip(rows["id"], rows["status"], strict=True)))
+        if self._chosen.get("rows") != key:  # a search takes its time, and the same rows say the same
+            self._chosen.update(rows=key, choices=tuning.choices(self.config, rows))
+        return list(self._chosen["choices"])
+
+    @cached_property
+    def _chosen(self) -> dict[str, Any]:
+        return {}
 
     def results(self, role: str = "study") -> pd.DataFrame:
         """Return the rows of this plan that are in the store, and of no other.
@@ -174,7 +167,8 @@ class Study:
         Returns
         -------
         DataFrame
-            Columns as `study.columns.ROW` and a column of text for each factor.
+            Columns as `study.columns.ROW` and a column of text for each factor. `plan` is how this study planned the
+            trial: `fixed` before any score was known, or `adaptive`, because of scores.
 
         Raises
         ------
@@ -184,9 +178,11 @@ class Study:
         if role not in ROLES:
             raise InputFault(f"got the role {role!r}, expected one of {', '.join(ROLES)}")
         rows = self.store.rows()
-        planned = self.tune_trials if role == "tune" else plan.trials(self.config, self.choices(rows))
-        wanted = {trial.id for trial in planned if trial.role == role}
-        return rows[rows["id"].isin(wanted)].reset_index(drop=True)
+        planned = self.tune_trials if role == "tune" else self._planned(self.choices(rows), rows)
+        wanted = {trial.id: trial.plan for trial in planned if trial.role == role}
+        own = rows[rows["id"].isin(wanted)].reset_index(drop=True)
+        # As this study plans them: another one may have run them first.
+        return own.assign(plan=own["id"].map(wanted).astype(rows["plan"].dtype))
 
     def tuned(self) -> pd.DataFrame:
         """Return how the protocols were tuned, as far as the store says.
@@ -208,7 +204,9 @@ class Study:
         Returns
         -------
         dict
-            As `study.plan.status` has it, and `impossible`: a sentence for each group of designs that cannot be run.
+            As `study.plan.status` has it, and `impossible`: a sentence for each group of designs that cannot be run;
+            and of a strategy that plans as it goes `search`: its budget, what is planned of it and in how many
+            generations, whether it has ended, and what it found or waits for.
         """
         known = {
             "backbone": [source.name for source in self.config.backbones],
@@ -219,9 +217,11 @@ class Study:
         levels = {name: known.get(name) or self.config.space.levels(name) for name in shown}
         rows = self.store.rows()
         choices = self.choices(rows)
-        planned, unknown = plan.trials(self.config, choices), plan.waiting(self.config, choices)
-        found = plan.status(self.config.name, planned, rows, levels, self.tune_trials, unknown)
-        return {**found, "impossible": tuning.impossible(self.config, choices)}
+        planned, unknown = self._planned(choices, rows), self.waiting(choices)
+        told = plan.status(self.config.name, planned, rows, levels, tuning.trials(self.config, choices), unknown)
+        told["impossible"] = tuning.impossible(self.config, choices)
+        strategy, found = self.config.space.strategy, self.found(rows)
+        return {**told, "search": found.state(strategy.trials)} if searches(strategy) and found else told
 
     def warnings(self) -> list[str]:
         """Return what is allowed but should be known before a run."""
@@ -298,7 +298,9 @@ class Study:
                 try:
                     for wanted, later, attempts in chain([first], phases):
                         bar.expect(wanted, later)
+                        self._write_journal()
                         self._drive(runner, wanted, attempts, len(places), pack)
+                    self._write_journal()
                 finally:
                     runner.close()
                     if self.config.keep == "best":
@@ -308,23 +310,31 @@ class Study:
     def _phases(self, states: set[str | None], limit: int | None) -> Iterator[tuple[list[Trial], int, dict[str, int]]]:
         """Yield what is to run, how much will follow and the attempts there are: the tuning, then what it has chosen.
 
-        The second is looked up only when it is asked for, so the first has run by then.
+        The next is looked up only when it is asked for, so what was yielded before has run by then. A search yields a
+        generation at a time.
         """
-        known = Known.of(self.store)
-        wanted = [trial for trial in self.tune_trials if known.status.get(trial.id) in states][:limit]
-        if wanted:
-            choices = self.choices()
-            later = sum(known.status.get(trial.id) in states for trial in plan.trials(self.config, choices))
-            if None in states:
-                later += len(plan.waiting(self.config, choices))
-            if limit is not None:
-                limit -= len(wanted)
-                later = min(later, limit)
+        tried: set[str] = set()
+        left = limit
+        while left is None or left > 0:
+            known, rows = Known.of(self.store), self.store.rows()
+            open_of = partial(_open, states=states, known=known, tried=tried)
+            choices = self.choices(rows)
+            wanted, later = open_of(tuning.trials(self.config, choices)), 0
+            if wanted:
+                later = len(open_of(self._planned(choices, rows)))
+                later += len(self.waiting(choices)) if None in states else 0
+            else:
+                wanted = open_of(self._planned(choices, rows))
+            if None in states and (found := self.found(rows)) is not None:
+                later += found.left
+            wanted = wanted[:left]
+            if not wanted:
+                return
+            if left is not None:
+                left -= len(wanted)
+                later = min(later, left)
+            tried |= {trial.id for trial in wanted}
             yield wanted, later, known.attempts
-            known = Known.of(self.store)
-        wanted = [trial for trial in self.trials if known.status.get(trial.id) in states][:limit]
-        if wanted:
-            yield wanted, 0, known.attempts
 
     def _drive(
         self, executor: Executor, wanted: list[Trial], attempts: dict[str, int], workers: int, together: int | None
@@ -366,21 +376,29 @@ class Study:
     def _outcome(self) -> Outcome:
         rows = self.store.rows()
         choices = self.choices(rows)
-        planned, unknown = plan.trials(self.config, choices), plan.waiting(self.config, choices)
+        planned, unknown = self._planned(choices, rows), self.waiting(choices)
+        tune = tuning.trials(self.config, choices)
         known = rows.set_index("id")
-        states = {trial.id: known["status"].get(trial.id, "missing") for trial in (*self.tune_trials, *planned)}
+        states = {trial.id: known["status"].get(trial.id, "missing") for trial in (*tune, *planned)}
         counts = Counter(states[trial.id] for trial in planned)
-        if unknown:
-            counts["missing"] += len(unknown)
+        later = len(unknown) + (found.left if (found := self.found(rows)) is not None else 0)
+        if later:
+            counts["missing"] += later
         failed = [
             (trial, str(known["error"][trial.id]))
-            for trial in (*self.tune_trials, *planned)
+            for trial in (*tune, *planned)
             if states[trial.id] in ("failed", "out_of_memory")
         ]
         return Outcome(
             dict(counts),
             failed,
-            tune=dict(Counter(states[trial.id] for trial in self.tune_trials)),
+            tune=dict(Counter(states[trial.id] for trial in tune)),
             waiting=sum(trial.possible for trial in unknown),
             impossible=tuning.impossible(self.config, choices),
+            told=found.told if found is not None else "",
         )
+
+
+def _open(trials: Sequence[Trial], states: set[str | None], known: Known, tried: set[str]) -> list[Trial]:
+    """Return the trials whose status is one of some and that were not tried yet."""
+    return [trial for trial in trials if trial.id not in tried and known.status.get(trial.id) in states]

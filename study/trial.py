@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from adapters.faults import InputFault
 from study.canonical import digest
 from study.config import Protocol
+from study.strategies.search import FIXED
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,6 +46,8 @@ class Trial:
         part of the identity.
     tunes : tuple of str
         The keys of the protocol that a `tune` trial tries. Not part of the identity.
+    plan : {"fixed", "adaptive"}
+        Whether it was planned before any score was known, or because of scores. Not part of the identity.
     backbone_hash, task_hash : str
         Content hashes: of the weights and configurations; of the pictures, prompts and class word.
     """
@@ -56,6 +59,7 @@ class Trial:
     protocol: Protocol
     role: str = "study"
     tunes: tuple[str, ...] = field(default=(), kw_only=True)
+    plan: str = field(default=FIXED, kw_only=True)
     backbone_hash: str = field(default="", kw_only=True)
     task_hash: str = field(default="", kw_only=True)
 
@@ -81,6 +85,10 @@ class Trial:
             }
         )
 
+    def planned(self, how: str) -> Trial:
+        """Return the trial with another `plan`."""
+        return replace(self, plan=how)
+
     def label(self) -> str:
         """Return one short line for people: what is trained, what is tried, on which task, with which seed."""
         design = self.design
@@ -104,6 +112,7 @@ class Trial:
             "protocol": self.protocol.model_dump(mode="json"),
             "role": self.role,
             "tunes": list(self.tunes),
+            "plan": self.plan,
         }
 
     @classmethod

@@ -18,13 +18,14 @@ from study.canonical import canonical_json
 from study.columns import higher_is_better
 from study.config import ProtocolBy, by_hand
 from study.space import REFERENCE, Design, text
-from study.trial import Trial
+from study.trial import FINAL, Trial
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from study.config import StudyConfig
     from study.tasks.specs import TaskSpec
+    from study.tuning_search import Searched
 
 ABSENT = "absent"
 """The level of a key that a design does not have."""
@@ -43,12 +44,15 @@ class Tune:
         Values to try for keys of the protocol, in the order declared; several keys are crossed.
     by : tuple of str
         Keys of the designs; those with equal levels of all of them share what is tuned.
+    searched : Searched or None
+        How values are searched, where the grid is not gone through; it then holds the ends of the ranges.
     """
 
     tasks: tuple[TaskSpec, ...]
     seeds: tuple[int, ...]
     grid: dict[str, tuple[Any, ...]]
     by: tuple[str, ...]
+    searched: Searched | None = None
 
     def groups(self, designs: Iterable[Design], protocol_by: ProtocolBy) -> list[Group]:
         """Return the groups in which something is tuned, in the order of their first designs.
@@ -83,7 +87,7 @@ class Group:
     levels : dict of str to str
         The level of each key that makes the groups; `absent` where the designs do not have it.
     grid : dict of str to tuple
-        What is tried, without the keys that are set by hand.
+        What is tried, or the ends of the ranges that are searched, without the keys that are set by hand.
     """
 
     levels: dict[str, str]
@@ -99,6 +103,11 @@ class Group:
     def points(self) -> list[dict[str, Any]]:
         """The points of the grid, in order of declaration; the key declared last varies fastest."""
         return [dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())]
+
+    def like(self, searched: Searched | None) -> dict[str, Any]:
+        """Return a point that takes about as long as the others."""
+        middles = {key: found.middle for key, found in searched.ranges.items()} if searched else {}
+        return {key: middles.get(key, values[0]) for key, values in self.grid.items()}
 
     def at_edge(self, point: Mapping[str, Any]) -> bool:
         """Say whether a value of a point is the least or greatest of its key's several numbers."""
@@ -127,17 +136,26 @@ class Point:
 
 @dataclass(frozen=True)
 class Choice:
-    """What is known of one group on one backbone."""
+    """What is known of one group on one backbone.
+
+    Attributes
+    ----------
+    points : tuple of Point
+        Those of the grid; of a search, those that are planned so far.
+    ended : bool
+        Whether no further point will be planned.
+    """
 
     backbone: str
     group: Group
     points: tuple[Point, ...]
     higher_is_better: bool = True
+    ended: bool = True
 
     @property
     def waits(self) -> bool:
         """Whether tune trials of the group are missing or failed, so that nothing is chosen yet."""
-        return any(point.done + point.diverged < point.planned for point in self.points)
+        return not self.ended or any(point.done + point.diverged < point.planned for point in self.points)
 
     @property
     def chosen(self) -> Point | None:
@@ -164,19 +182,24 @@ def groups_on(study: StudyConfig, source: Source) -> list[Group]:
     return found
 
 
-def trials(study: StudyConfig) -> list[Trial]:
+def trials(study: StudyConfig, found: Sequence[Choice]) -> list[Trial]:
     """Return every trial that decides the tuning: seed, then task, so that a part of it is whole replicates.
+
+    Parameters
+    ----------
+    found : sequence of Choice
+        As `choices` returns them.
 
     Raises
     ------
     InputFault
         If a backbone of the hub is not on this machine.
     """
+    sources = {source.name: source for source in study.backbones}
     points = [
-        _trials(study, source, group, values)
-        for source in study.backbones
-        for group in groups_on(study, source)
-        for values in group.points
+        _trials(study, sources[choice.backbone], choice.group, point.values)
+        for choice in found
+        for point in choice.points
     ]
     return [trial for together in zip(*points, strict=True) for trial in together]
 
@@ -196,26 +219,32 @@ def choices(study: StudyConfig, rows: pd.DataFrame) -> list[Choice]:
     """
     status = dict(zip(rows["id"], rows["status"], strict=True))
     scores = dict(zip(rows["id"], rows[study.primary], strict=True))
+    higher = higher_is_better(study.primary)
+
+    def by_task(found: Sequence[Trial]) -> list[list[float]]:
+        by: dict[str, list[float]] = {}
+        for trial in found:
+            by.setdefault(trial.task, []).append(scores[trial.id] if status.get(trial.id) == "done" else math.nan)
+        return list(by.values())
 
     def point(source: Source, group: Group, values: dict[str, Any]) -> Point:
         found = _trials(study, source, group, values)
         states = [status.get(trial.id) for trial in found]
-        by_task: dict[str, list[float]] = {}
-        for trial, state in zip(found, states, strict=True):
-            by_task.setdefault(trial.task, []).append(scores[trial.id] if state == "done" else math.nan)
-        mean = fmean(fmean(some) for some in by_task.values())
+        mean = fmean(map(fmean, by_task(found)))
         return Point(values, len(found), states.count("done"), states.count("diverged"), mean)
 
-    return [
-        Choice(
-            source.name,
-            group,
-            tuple(point(source, group, values) for values in group.points),
-            higher_is_better(study.primary),
-        )
-        for source in study.backbones
-        for group in groups_on(study, source)
-    ]
+    def choice(source: Source, group: Group) -> Choice:
+        def known(values: dict[str, Any]) -> list[list[float]] | None:
+            found = _trials(study, source, group, values)
+            return by_task(found) if all(status.get(trial.id) in FINAL for trial in found) else None
+
+        tune, points, ended = study.tune, group.points, True
+        if tune is not None and tune.searched is not None:
+            points, ended = tune.searched.points(group.grid, len(tune.tasks) * len(tune.seeds), higher, known)
+        told = tuple(point(source, group, values) for values in points)
+        return Choice(source.name, group, told, higher, ended)
+
+    return [choice(source, group) for source in study.backbones for group in groups_on(study, source)]
 
 
 def impossible(study: StudyConfig, found: Sequence[Choice]) -> list[str]:
@@ -227,9 +256,9 @@ def impossible(study: StudyConfig, found: Sequence[Choice]) -> list[str]:
             diverged, planned = (sum(getattr(p, name) for p in choice.points) for name in ("diverged", "planned"))
             lost = len(choice.group.designs) * len(study.tasks) * len(study.seeds)
             told.append(
-                f"{lost} trials of {choice.group.name}{where}: at no point of its grid has every tune trial a score "
-                f"({diverged} of {planned} diverged), so nothing can be chosen; give `tune.grid` other values, such as "
-                "a smaller learning rate"
+                f"{lost} trials of {choice.group.name}{where}: at no point that was tried has every tune trial a score "
+                f"({diverged} of {planned} diverged), so nothing can be chosen; let `tune` try other values, such as a "
+                "smaller learning rate"
             )
     return told
 

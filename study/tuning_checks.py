@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from adapters.faults import InputFault
-from study.config import Protocol, ProtocolBy, TuneSection, by_hand
-from study.faults import Faults, near
+from study.config import OptunaSection, Protocol, ProtocolBy, RangeSection, TuneSection, by_hand
+from study.faults import Faults, Path_, near
 from study.space import Space
+from study.strategies.ask_tell import Settings
 from study.tasks.specs import TaskSpec
 from study.tuning import Tune
+from study.tuning_search import Range, Searched
 
 BY = ("tune", "by")
 
 
 class TuneCheck(Faults):
     """One pass over the section; the faults are with their lines in `faults`."""
+
+    keys: ClassVar = {
+        "tune": {**TuneSection.model_fields, **OptunaSection.model_fields, **RangeSection.model_fields}
+    }  # fmt: skip
 
     def run(
         self,
@@ -41,7 +47,8 @@ class TuneCheck(Faults):
         """
         found = self._tasks(section, tasks, resolve)
         self._once(section.by, BY)
-        tune = Tune(tuple(found), tuple(section.seeds), self._grid(section), tuple(section.by))
+        grid, searched = self._tried(section, len(found) * len(section.seeds))
+        tune = Tune(tuple(found), tuple(section.seeds), grid, tuple(section.by), searched)
         if space is not None and self._keys(section, space) and tune.grid:
             self._groups(tune, space, protocol_by)
         return tune
@@ -67,24 +74,88 @@ class TuneCheck(Faults):
 
         return self._each(section.tasks, ("tune", "tasks"), another)
 
-    def _grid(self, section: TuneSection) -> dict[str, tuple[Any, ...]]:
-        grid: dict[str, tuple[Any, ...]] = {}
-        for key, values in section.grid.items():
-            path = ("tune", "grid", key)
+    def _tried(self, section: TuneSection, replicates: int) -> tuple[dict[str, tuple[Any, ...]], Searched | None]:
+        """Return the values that are tried and, where they are searched, how."""
+        if bool(section.grid) == bool(section.ranges) or bool(section.ranges) != (section.strategy is not None):
+            self._fault(
+                ("tune",) if section.ranges or section.strategy else ("tune", "grid"),
+                "expected either a grid, such as `grid: {learning_rate: [1e-3, 1e-2]}`, or ranges and a strategy, such "
+                "as `ranges: {learning_rate: {low: 1e-4, high: 1e-1, log: true}}` with `strategy: {kind: optuna, "
+                "trials: 20}`",
+            )
+            return {}, None
+        if section.strategy is None:
+            return self._known(section.grid, "grid", self._values), None
+        asked, ranges = section.strategy, {}
+
+        def values(key: str, declared: Any, path: Path_, given: Any) -> tuple[Any, ...]:
+            if isinstance(given, list):
+                return self._values(key, declared, path, given)
+            found = self._range(declared, path, given)
+            if found is None:
+                return ()
+            ranges[key] = found
+            return found.ends
+
+        grid = self._known(section.ranges, "ranges", values)
+        if replicates and asked.trials < 2 * replicates:
+            self._fault(
+                ("tune", "strategy", "trials"),
+                f"got {asked.trials}, expected at least {2 * replicates}: two points for each group, each on every "
+                "task with every seed",
+            )
+        return grid, Searched(asked.trials, Settings(asked.sampler, asked.seed, asked.batch), ranges)
+
+    def _known(self, given: dict[str, Any], name: str, read: Callable[..., tuple[Any, ...]]) -> dict[str, Any]:
+        """Read what is given for each key of the protocol."""
+        found = {}
+        for key, values in given.items():
+            path = ("tune", name, key)
             if key not in Protocol.model_fields:
                 self._fault(path, "is no key of the protocol" + near(key, Protocol.model_fields))
                 continue
             field = Protocol.model_fields[key]
-            declared: Any = Annotated[field.annotation, field]
-            found: list[Any] = []
-            for index, value in enumerate(values):
-                try:
-                    found.append(TypeAdapter(declared).validate_python(value))
-                except ValidationError as error:
-                    self._pydantic(error, self._item(path, index))
-            self._once(map(str, found), path)
-            grid[key] = tuple(dict.fromkeys(found))
-        return {key: values for key, values in grid.items() if values}
+            found[key] = read(key, Annotated[field.annotation, field], path, values)
+        return {key: values for key, values in found.items() if values}
+
+    def _values(self, key: str, declared: Any, path: Path_, values: list[Any]) -> tuple[Any, ...]:
+        found: list[Any] = []
+        for index, value in enumerate(values):
+            try:
+                found.append(TypeAdapter(declared).validate_python(value))
+            except ValidationError as error:
+                self._pydantic(error, self._item(path, index))
+        self._once(map(str, found), path)
+        return tuple(dict.fromkeys(found))
+
+    def _range(self, declared: Any, path: Path_, given: Any) -> Range | None:
+        """Read numbers to search between."""
+        before = len(self.faults)
+        whole = declared.__origin__ is int
+        if not isinstance(given, dict) or not (whole or declared.__origin__ is float):
+            form = "or {low: …, high: …}" if whole or declared.__origin__ is float else "for this is no number"
+            self._fault(path, f"got {given!r}, expected a list of values, {form}")
+            return None
+        try:
+            asked = RangeSection.model_validate(given)
+        except ValidationError as error:
+            self._pydantic(error, path)
+            return None
+        for end in ("low", "high"):
+            try:
+                value = getattr(asked, end)
+                TypeAdapter(declared).validate_python(int(value) if whole and value.is_integer() else value)
+            except ValidationError as error:
+                self._pydantic(error, (*path, end))
+        if asked.low >= asked.high:
+            self._fault(path, f"got low {asked.low:g} and high {asked.high:g}, expected low to be less")
+        if asked.log and (asked.low <= 0 or asked.step is not None):
+            self._fault((*path, "log"), "expected low above 0 and no step: orders of magnitude have neither")
+        if whole and asked.step is not None and not asked.step.is_integer():
+            self._fault((*path, "step"), f"got {asked.step:g}, expected a whole number")
+        if len(self.faults) > before:
+            return None
+        return Range(asked.low, asked.high, asked.log, asked.step, whole)
 
     def _keys(self, section: TuneSection, space: Space) -> bool:
         """Say whether every key that makes groups is one of the designs'."""

@@ -15,7 +15,8 @@ from study.cli.run import interrupt, together_of
 from study.cli.told import warn
 from study.confirm import COMPARED, Confirming
 from study.executors.local import WorkerFault
-from study.study import Outcome, Study
+from study.outcome import Outcome
+from study.study import Study
 
 
 def command(

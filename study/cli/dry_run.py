@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from adapters.faults import InputFault
 from study import plan, tuning
 from study.progress import duration
+from study.strategies.search import Searching, searches
 from study.study import Study
 
 
@@ -54,11 +55,27 @@ def describe(study: Study) -> Iterator[str]:
     else:
         of = f"{_several(on[config.backbones[0].name], 'design')} × {of}"
         of += f" × {_several(backbones, 'backbone')}" if backbones > 1 else ""
-    yield f"trials: {total} ({of}), and {tasks * seeds * backbones} of the untuned backbone to compare with"
+    if searches(space.strategy):
+        yield f"all trials would be {total} ({of}), and {tasks * seeds} of the untuned backbone to compare with"
+        yield from _search(study, space.strategy, on[config.backbones[0].name], tasks * seeds)
+    else:
+        yield f"trials: {total} ({of}), and {tasks * seeds * backbones} of the untuned backbone to compare with"
     for caution in study.cautions():
         yield f"note: {caution}"
     yield from _tuning(study)
     yield from _remaining(study)
+
+
+def _search(study: Study, strategy: Searching, designs: int, replicates: int) -> Iterator[str]:
+    """Yield what a strategy that plans as it goes will do, and how far it is."""
+    yield f"search: {strategy.describe(designs, replicates)}"
+    try:
+        found = study.found()
+    except InputFault:  # a backbone that is not on this machine; `_remaining` tells of it
+        return
+    if found is not None and found.generations > 1:
+        state = found.state(strategy.trials)
+        yield f"  planned so far: {state['planned']} trials in {found.generations} generations. {found.told}"
 
 
 def _tuning(study: Study) -> Iterator[str]:
@@ -77,7 +94,9 @@ def _tuning(study: Study) -> Iterator[str]:
     except InputFault:  # a backbone that is not on this machine has no results; `_remaining` tells of it
         choices = []
     for group in groups:
-        grid = "; ".join(f"{key} {', '.join(map(str, values))}" for key, values in group.grid.items())
+        ranges = config.tune.searched.ranges if config.tune.searched else {}
+        tried = {key: str(ranges.get(key, ", ".join(map(str, values)))) for key, values in group.grid.items()}
+        grid = "; ".join(f"{key} {told}" for key, told in tried.items())
         design = " ".join(f"{key}={value}" for key, value in group.designs[0].items())
         yield f"  {group.name}: {grid}; tried on {design} for {_several(len(group.designs), 'design')}"
         for choice in choices:
@@ -88,10 +107,32 @@ def _tuning(study: Study) -> Iterator[str]:
     left = len(config.space.designs) - sum(len(group.designs) for group in groups)
     if left:
         yield f"  not tuned: {_several(left, 'design')} with nothing to train, or set by hand under `protocol_by`"
+    if config.tune.searched is not None:
+        count = sum(len(tuning.groups_on(config, source)) for source in config.backbones)
+        each = config.tune.searched.trials // (tasks * seeds)
+        of = [_several(each, "point"), _several(tasks, "task"), _several(seeds, "seed")]
+        yield (
+            f"tune trials: {count * each * tasks * seeds} ({_several(count, 'group')} × {' × '.join(of)}; points are "
+            f"chosen by Optuna, {config.tune.searched.settings.batch} at a time)"
+        )
+        return
     points = sum(len(group.points) for source in config.backbones for group in tuning.groups_on(config, source))
     over = f"grid point{'s' * (points != 1)}" + (f" on {_several(backbones, 'backbone')}" if backbones > 1 else "")
     of = [f"{points} {over}", _several(tasks, "task"), _several(seeds, "seed")]
     yield f"tune trials: {points * tasks * seeds} ({' × '.join(of)})"
+
+
+def _unplanned(study: Study) -> list[plan.Waiting]:
+    """What searches have not planned yet, as trials of designs that take as long."""
+    config, found = study.config, study.found()
+    source = config.backbones[0]
+    cell = plan.Waiting(source.name, config.designs_on(source)[0], config.tasks[0].name, 0, possible=True)
+    left = found.left if found is not None else 0
+    if config.tune is not None and config.tune.searched is not None:
+        each = config.tune.searched.trials // (len(config.tune.tasks) * len(config.tune.seeds))
+        points = sum(max(0, each - len(choice.points)) for choice in study.choices() if not choice.ended)
+        left += points * len(config.tune.tasks) * len(config.tune.seeds)
+    return [cell] * left
 
 
 def _several(count: int, name: str) -> str:
@@ -101,7 +142,7 @@ def _several(count: int, name: str) -> str:
 def _remaining(study: Study) -> Iterator[str]:
     try:
         trials = [*study.tune_trials, *study.trials]
-        waiting = [trial for trial in plan.waiting(study.config, study.choices()) if trial.possible]
+        waiting = [*_unplanned(study), *(cell for cell in study.waiting() if cell.possible)]
     except InputFault as fault:
         yield f"estimated time: unknown ({fault})"
         return

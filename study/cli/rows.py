@@ -17,6 +17,7 @@ _MISSING = {"", "na", "nan", "null", "none"}
 # A store's columns that make rows incomparable unless they are factors, and the one that holds the protocol.
 _SETTINGS = ("role", "backbone_hash", "backbone")
 _PROTOCOL = "protocol_json"
+_PLAN = "plan"
 
 
 def rows(
@@ -34,13 +35,15 @@ def rows(
     Raises
     ------
     InputFault
-        If the results cannot be read, a condition is wrong, a response is text, or rows that differ in role, backbone
-        or protocol are not told apart.
+        If the results cannot be read, a condition is wrong, a response is text, rows that differ in role, backbone or
+        protocol are not told apart, or rows were planned because of scores and no condition says that they are meant.
     """
     from study.store import read_results
 
     frame = select(with_protocol(read_results(results)), list(where))
     check_comparable(frame, list(columns))
+    if not any(condition.startswith(f"{_PLAN}=") for condition in where):
+        check_planned(frame)
     for response in responses:
         frame = with_numbers(frame, response)
     return frame
@@ -145,6 +148,23 @@ def check_comparable(frame: pd.DataFrame, columns: list[str]) -> None:
                 f"the rows have several values of {column} ({', '.join(levels)}) that --factors does not tell apart; "
                 f"choose with --where {column}={levels[0]}"
             )
+
+
+def check_planned(frame: pd.DataFrame) -> None:
+    """Raise InputFault if rows of a store were planned because of scores: the others then lack rows by outcome."""
+    from study.strategies.search import ADAPTIVE, FIXED
+
+    if _PLAN not in frame.columns or "design_json" not in frame.columns:
+        return
+    adaptive = int((frame[_PLAN] == ADAPTIVE).sum())
+    if adaptive:
+        choice = f"--where {_PLAN}={FIXED} takes the {len(frame) - adaptive} planned before any score was known"
+        none = "none was planned before any score was known; `adapter-study recommend` says which may be the best"
+        raise InputFault(
+            f"{adaptive} of {len(frame)} rows were planned because of earlier scores (strategy refine or optuna), so "
+            f"designs lack rows by outcome, and tests and means over all rows would be biased; "
+            f"{choice if adaptive < len(frame) else none}; --where {_PLAN}={FIXED},{ADAPTIVE} takes all, knowingly"
+        )
 
 
 def with_numbers(frame: pd.DataFrame, response: str) -> pd.DataFrame:

@@ -91,8 +91,11 @@ def _print_anova(study: Study) -> None:
     from analysis.declared import AUTO, RESIDUAL
     from study.cli.anova import print_table
     from study.report import analyse
+    from study.report_rows import balanced
 
     try:
+        for line in balanced(study)[1]:
+            print(line, file=sys.stderr)
         print_table(analyse(study))
         elsewhere = analyse(study, AUTO)
         if elsewhere.error != RESIDUAL:

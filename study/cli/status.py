@@ -26,6 +26,11 @@ def _lines(found: dict[str, Any]) -> list[str]:
         lines.insert(0, f"tuning: {_counts(found['tune'])}")
     if found["waiting"]:
         lines.append(f"{found['waiting']} missing trials of {found['study']} wait for tuning")
+    if "search" in found:
+        search = found["search"]
+        generations = f"{search['generations']} generation{'s' * (search['generations'] != 1)}"
+        planned = f"{search['planned']} of {search['budget']} trials planned"
+        lines.append(f"search: {planned}, in {generations}. {search['told']}")
     lines += [f"cannot be run: {reason}" for reason in found["impossible"]]
     for factor, levels in found["by_factor"].items():
         lines.append(f"{factor}:")

@@ -29,14 +29,14 @@ SAME = (
     [
         (TASK, 9, "tune.grid"),
         (GRID, 9, "tune.tasks"),
-        (TASK + GRID + "  rate: 1\n", 12, "expected one of by, grid, seeds, tasks"),
+        (TASK + GRID + "  colour: 1\n", 12, "expected one of by, grid, "),
         (TASK + GRID + "  sead: 1\n", 12, "did you mean seeds?"),
         (TASK + GRID + "  seeds: 0\n", 12, "got 0"),
         (TASK + GRID + "  by: [metod]\n", 12, "metod is no factor of this study; the factors are method, width, input"),
         (TASK + GRID + "  by: [method, method]\n", 12, "method is given twice"),
         (TASK + GRID + "  by: []\n", 12, "at least 1"),
         (TASK + GRID + "  by: backbone\n", 12, "leave it out"),
-        (TASK + "  grid: {}\n", 11, "at least 1"),
+        (TASK + "  grid: {}\n", 11, "expected either a grid"),
         (TASK + "  grid: {learning_rate: []}\n", 11, "at least 1"),
         (TASK + "  grid:\n    lerning_rate: [1]\n", 12, "did you mean learning_rate?"),
         (

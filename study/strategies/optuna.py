@@ -1,0 +1,168 @@
+"""The strategy `optuna`: designs one after another, each chosen by the scores of those before.
+
+A trial of Optuna's is a design on every replicate (task and seed); its value is the mean, so that what tasks differ in
+cancels. Optuna is asked for valid designs only: of each factor it is offered the levels that some valid design has
+together with the levels already taken. Where that leaves fewer levels than the factor has, the parameter is one of its
+own, named after what is offered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from study.canonical import canonical_json
+from study.space import Design, text
+from study.strategies.ask_tell import AskTell, Settings, Worst
+from study.strategies.search import AmongAll, Cell, Growth, Problem
+
+if TYPE_CHECKING:
+    import optuna
+
+ABSENT = "absent"
+"""The level of a factor that some of the designs lack."""
+
+_NAMES = {"tpe": "TPE", "nsga2": "NSGA-II", "qmc": "a Sobol sequence"}
+
+
+@dataclass(frozen=True)
+class Optuna(AmongAll):
+    """A search by Optuna.
+
+    Attributes
+    ----------
+    trials : int
+        The budget: trials of the study's designs. As many designs are run as it has whole sets of replicates for.
+    settings : Settings
+    scores : tuple of str
+        What is searched for; several are weighed by Pareto dominance. Empty: the primary score.
+    """
+
+    trials: int
+    settings: Settings = Settings()
+    scores: tuple[str, ...] = ()
+
+    def unfit(self, designs: int, replicates: int) -> tuple[str, str] | None:
+        """Return what keeps it from running so many designs on so many replicates: the key to blame, and a message."""
+        if self.trials < replicates:
+            return "trials", (
+                f"got {self.trials}, expected at least the {replicates} that one design takes, on every task with "
+                "every seed"
+            )
+        if self.trials // replicates >= designs:
+            return "trials", (
+                f"got {self.trials}, but all {designs} designs take no more than {designs * replicates}; ask for fewer "
+                "or run them all with `strategy: factorial`"
+            )
+        return None
+
+    def describe(self, designs: int, replicates: int) -> str:
+        """Return what it will do, in a sentence."""
+        count, batch = self.trials // replicates, self.settings.batch
+        of = f" for {' and '.join(self.scores)}" if self.scores else ""
+        how = f"chosen {batch} at a time by the scores of those before" if self.settings.learns else "chosen beforehand"
+        return (
+            f"Optuna ({_NAMES[self.settings.sampler]}, seed {self.settings.seed}) searches{of} with "
+            f"{count * replicates} trials: {count} of {designs} designs on {replicates} "
+            f"replicate{'s' * (replicates != 1)}, {how}."
+        )
+
+    def grow(self, problem: Problem) -> Growth:
+        """Return all that is planned, as the outcomes that there are say."""
+        return self.search(problem)[0]
+
+    def search(self, problem: Problem) -> tuple[Growth, optuna.Study]:
+        """Return what `grow` does, and Optuna's study."""
+        scores = self.scores or (problem.primary,)
+        tree, every = Tree(problem.designs, problem.varying), range(len(problem.replicates))
+        worst = {score: Worst(problem.better[score]) for score in scores}
+
+        def tell(generation: list[int]) -> list[tuple[float, ...]] | None:
+            cells = [[(design, at) for at in every] for design in generation]
+            if not all(map(problem.finished, cells)):
+                return None
+            found = [[problem.outcome(cell) or {} for cell in own] for own in cells]
+            for score in scores:
+                worst[score].see(outcome[score] for own in found for outcome in own)
+            return [tuple(fmean(worst[s].fill(outcome[s]) for outcome in own) for s in scores) for own in found]
+
+        search = AskTell(
+            self.settings,
+            ["maximize" if problem.better[score] else "minimize" for score in scores],
+            self.trials // len(every),
+            tree.ask if self.settings.learns else tree.place,
+            lambda design: canonical_json(problem.designs[design]),
+            range(len(problem.designs)),
+            tree.steer if self.settings.learns else None,
+        )
+        generations, ended = search.grow(tell)
+        cells: list[list[Cell]] = [[(d, at) for d in generation for at in every] for generation in generations]
+        told = "Every design of the budget is planned." if ended else (
+            f"The next generation is planned when generation {len(generations)} has results of all of its trials; one "
+            "that failed or did not fit into memory has none."
+        )  # fmt: skip
+        return Growth(cells, 0 if self.settings.learns else len(cells), ended, told), search.study
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The valid designs, as a walk from factor to factor."""
+
+    designs: Sequence[Design]
+    factors: Sequence[str]
+
+    @cached_property
+    def _texts(self) -> list[dict[str, str]]:
+        return [{name: text(d[name]) if name in d else ABSENT for name in self.factors} for d in self.designs]
+
+    @cached_property
+    def _levels(self) -> dict[str, list[str]]:
+        return {name: sorted({texts[name] for texts in self._texts}) for name in self.factors}
+
+    def walk(self, pick: Callable[[str, str, list[str]], str]) -> int:
+        """Return the place of a design.
+
+        Parameters
+        ----------
+        pick : callable
+            Takes one of the levels it is offered; given the parameter's name, the factor's and the levels, sorted.
+        """
+        left: Sequence[int] = range(len(self.designs))
+        for name in self.factors:
+            offered = sorted({self._texts[at][name] for at in left})
+            parameter = name if offered == self._levels[name] else f"{name} of {', '.join(offered)}"
+            taken = pick(parameter, name, offered)
+            left = [at for at in left if self._texts[at][name] == taken]
+        return left[0]
+
+    def ask(self, trial: optuna.Trial) -> int:
+        """Return the place of the design that Optuna suggests; each factor is a category, and is asked if it varies."""
+        return self.walk(
+            lambda parameter, _, levels: str(trial.suggest_categorical(parameter, levels)) if levels[1:] else levels[0]
+        )
+
+    def place(self, trial: optuna.Trial) -> int:
+        """Return the place of the design at a point of the unit cube, in which each factor has an axis."""
+
+        def pick(parameter: str, factor: str, levels: list[str]) -> str:
+            return levels[min(int(trial.suggest_float(factor, 0, 1) * len(levels)), len(levels) - 1)]
+
+        return self.walk(pick)
+
+    def steer(self, design: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the parameters and distributions by which `ask` comes to a design."""
+        from optuna.distributions import CategoricalDistribution
+
+        params, distributions = {}, {}
+
+        def pick(parameter: str, factor: str, levels: list[str]) -> str:
+            level = self._texts[design][factor]
+            if levels[1:]:
+                params[parameter], distributions[parameter] = level, CategoricalDistribution(levels)
+            return level
+
+        self.walk(pick)
+        return params, distributions

@@ -1,0 +1,79 @@
+"""Tuning by search: ranges in place of a grid."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from adapters.faults import InputFault
+from study import Study, config
+from study.cli.dry_run import describe
+from study.executors.local import LocalExecutor
+from tests.study import fakes
+
+ROOT = Path(__file__).resolve().parents[2]
+BEST = {"adapter": 3e-3, "full": 1e-3}
+"""The truth that the fake runtime's scores are made from: the score falls with the distance in orders of magnitude."""
+RANGE = {"low": 1e-4, "high": 1e-1, "log": True}
+TUNE = {
+    "tasks": [{"name": "ham", "pictures": "photos", "class": "hamster"}],
+    "ranges": {"learning_rate": RANGE, "sampler": ["ddim", "dpmsolver++"]},
+    "strategy": {"kind": "optuna", "trials": 16, "batch": 4},
+}
+CHANGES = {
+    "factors": {"method": ["adapter", "full"]},
+    "nested": [
+        {"when": {"method": "adapter"}, "factors": {"input": ["SA_in"], "output": ["FFN_in"], "width": [2, 4]}},
+    ],
+    "fixed": {},
+}
+
+
+@pytest.fixture(autouse=True)
+def workers_find_the_packages_and_the_truth(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("FAKE_RATES", json.dumps(BEST))
+
+
+def driven(path: Path, limit: int | None = None, workers: int = 1) -> Study:
+    study = Study.load(path)
+    study.run(limit=limit, executor=LocalExecutor(study.store, ["cpu"] * workers, command=fakes.COMMAND))
+    return study
+
+
+def test_search_finds_rates_near_the_best_and_the_same_ones_after_interruptions(tmp_path):
+    whole = driven(fakes.study_file(tmp_path, **CHANGES, tune=TUNE, store=str(tmp_path / "one")))
+    tuned = whole.tuned()
+    assert tuned.groupby("method")["planned"].sum().to_dict() == {"adapter": 16, "full": 16}
+    chosen = tuned[tuned["chosen"]].set_index("method")
+    for method, rate in BEST.items():
+        assert rate / 3 < chosen.loc[method, "learning_rate"] < 3 * rate
+    assert not chosen["at_edge"].any()
+    path = fakes.study_file(tmp_path, **CHANGES, tune=TUNE, store=str(tmp_path / "two"))
+    driven(path, limit=5)
+    parts = driven(path, workers=2)
+    assert set(parts.store.rows()["id"]) == set(whole.store.rows()["id"])
+    assert parts.status()["tune"] == whole.status()["tune"]
+    told = "\n".join(describe(parts))
+    assert "learning_rate 0.0001 to 0.1 (log); sampler ddim, dpmsolver++" in told and "2 groups × 16 points" in told
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"grid": {"learning_rate": [1e-3]}}, "expected either a grid"),
+        ({"strategy": None}, "expected either a grid"),
+        ({"strategy": {"kind": "optuna", "trials": 1}}, "expected at least 2"),
+        ({"ranges": {"learning_rate": {"low": 1e-1, "high": 1e-4}}}, "expected low to be less"),
+        ({"ranges": {"learning_rate": {"low": 0, "high": 1, "log": True}}}, "ranges.learning_rate"),
+        ({"ranges": {"steps": {"low": 1.5, "high": 9}}}, "ranges.steps.low"),
+        ({"ranges": {"sampler": {"low": 1, "high": 2}}}, "this is no number"),
+        ({"ranges": {"learning_rate": 1e-3}}, "or {low: …, high: …}"),
+        ({"ranges": {"lerning_rate": RANGE}}, "did you mean learning_rate?"),
+        ({"ranges": {"learning_rate": {**RANGE, "hihg": 1}}}, "did you mean high?"),
+    ],
+)
+def test_what_cannot_be_searched_is_told_with_its_key(tmp_path, changes, words):
+    with pytest.raises(InputFault) as caught:
+        config.read(fakes.study_file(tmp_path, **CHANGES, tune={**TUNE, **changes}))
+    assert "tune" in str(caught.value) and words in str(caught.value)
