@@ -201,8 +201,8 @@ def test_shipped_studies_are_right_and_as_large_as_declared(monkeypatch, root):
 def test_the_shipped_study_of_control_maps_has_a_rate_for_every_method():
     study = config.read(config.find("control"))
     assert [task.name for task in study.tasks] == ["control/edges", "control/segmentation", "control/landmarks"]
-    # Chosen by the study `methods` (docs/findings.md); DoRA's a third of it.
+    # Chosen by the study `methods` (docs/findings.md); DoRA's a third of it, the recipe's own.
     rates = {design["method"]: study.protocol_of(design).learning_rate for design in study.space.designs}
     assert rates == {"lora": 3e-3, "dora": 1e-2, "oft": 1e-3, "boft": 3e-3, "tlora": 1e-2, "tlora_star": 3e-3,
-                     "adapter": 3e-3}  # fmt: skip
+                     "adapter": 5e-3}  # fmt: skip
     assert study.primary == "edge_error" and set(study.scores) == {*CONTROL, "clip_t"}
