@@ -8,7 +8,6 @@ import string
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-import torch
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, PixArtTransformer2DModel, UNet2DConditionModel
 from torch import nn
 from transformers import (
@@ -104,20 +103,6 @@ def _text_config(words: CLIPTokenizer, positions: int = TOKENS) -> CLIPTextConfi
 def text_encoder(words: CLIPTokenizer, positions: int = TOKENS) -> CLIPTextModel:
     """Text encoder that conditions the denoiser."""
     return CLIPTextModel(_text_config(words, positions))
-
-
-def lengthened(encoder: CLIPTextModel, words: CLIPTokenizer, positions: int) -> CLIPTextModel:
-    """Copy of a text encoder that takes more tokens; the positions it has not learned are nothing.
-
-    What the copy says of tokens within the learned positions is the same, for the encoder is causal.
-    """
-    longer = text_encoder(words, positions)
-    weights = encoder.state_dict()
-    name = next(name for name in weights if name.endswith("position_embedding.weight"))
-    learned = weights[name]
-    weights[name] = torch.cat([learned, learned.new_zeros(positions - len(learned), learned.shape[1])])
-    longer.load_state_dict(weights)
-    return longer
 
 
 def scheduler() -> DPMSolverMultistepScheduler:

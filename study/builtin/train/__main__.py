@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, PixArtAlphaPipeline, StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextModel
 
 from study.builtin import architecture
 from study.builtin.segmenter import PartSegmenter
@@ -74,18 +73,13 @@ class Build:
         architecture.declare_float32(self.out / "micro-unet" / "text_encoder")
 
     def generator_dit(self) -> None:
-        """Train the transformer on latents of micro-unet's autoencoder; write the whole pipeline.
-
-        Its text encoder starts from micro-unet's and is trained along: the U-Net reads the padding too, and there its
-        encoder tells of the place, but a PixArt pipeline masks it.
-        """
+        """Train transformer and text encoder on latents of the autoencoder of micro-unet; write the whole pipeline."""
         vae, asked = self._vae(), self.asked
         pool = draw_pool(asked.pictures, self.seed, asked.workers, self.work)
         latents = self._latents(vae, pool)
         torch.manual_seed(self.seed + 6)
         transformer = architecture.transformer()
-        encoder = CLIPTextModel.from_pretrained(self.out / "micro-unet" / "text_encoder", dtype=torch.float32)
-        text_encoder = architecture.lengthened(encoder, self.words, architecture.PIXART_TOKENS)
+        text_encoder = architecture.text_encoder(self.words, architecture.PIXART_TOKENS)
         scheduler = architecture.scheduler()
         train_transformer(transformer, text_encoder, self.words, scheduler, latents, pool.scenes,
                           self.steps["generator-dit"], self.seed, self.work, asked.batch, asked.minutes,
