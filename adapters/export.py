@@ -87,8 +87,8 @@ def export(folder: str | Path, format: str, output: str | Path, pipe: Any, appro
     denoiser = parts(pipe)[0]
     if type(denoiser).__name__ != "UNet2DConditionModel":
         raise InputFault(
-            f"diffusers has no load_lora_weights for pipelines with a {type(denoiser).__name__}; put the adapter on "
-            "one with adapters.load(pipe, path), or export --format peft or delta"
+            f"the denoiser is a {type(denoiser).__name__}, and --format diffusers is written for U-Nets only; put the "
+            "adapter on the pipeline with adapters.load(pipe, path), or export --format peft or delta"
         )
     if approximate is not None:
         tensors, error = _approximated(_delta(folder, pipe), approximate, design)
