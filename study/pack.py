@@ -13,13 +13,12 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import adapters
 from adapters.designs import method_of
@@ -29,15 +28,15 @@ from study.backbones.names import OWN, SEGMENTER, WORLD
 from study.conditioning import Conditioned
 from study.config import Protocol
 from study.evaluation import evaluate
+from study.mounting import Mounted, Ready, mount
 from study.packing import Packing, free, is_out_of_memory, peak_bytes, reset_peak
 from study.provenance import provenance
-from study.randomness import stream
 from study.saving import Saving
 from study.scoring import AnyScorer, PartReader, PredictedNoise, TrueColours, load_scorer
 from study.tasks.specs import TaskSpec
 from study.tasks.subject import SubjectTask
 from study.tasks.task import Task, prepare
-from study.training import PRECISIONS, Batch, RowsOf, Slot, Trained, autocast, joined, row_losses, train, unpacked
+from study.training import PRECISIONS, RowsOf, Slot, Trained, autocast, joined, row_losses, train, unpacked
 from study.trial import Pack, Progress, Sink, Trial, TrialResult
 
 log = logging.getLogger(__name__)
@@ -102,23 +101,6 @@ def _load_scorer(name: str | dict[str, Any], device: torch.device) -> AnyScorer 
     return PredictedNoise() if name == OWN else load_scorer(name, device)
 
 
-@dataclass(frozen=True)
-class _Ready:
-    """A trial whose inputs are loaded and whose design fits the backbone."""
-
-    trial: Trial
-    task: Task[Any]
-    size: dict[str, Any]
-    class_latents: Tensor | None = None
-
-    @property
-    def backbone(self) -> Backbone:
-        return self.task.backbone
-
-    def batches(self) -> Iterator[Batch]:
-        return self.task.batches(self.trial.seed, self.trial.protocol)
-
-
 def run_pack(pack: Pack, worker: Worker, sink: Sink, progress: Progress | None = None) -> None:
     """Train and score the trials of a pack; each result goes to `sink` as soon as it is there.
 
@@ -167,7 +149,7 @@ def run_pack(pack: Pack, worker: Worker, sink: Sink, progress: Progress | None =
             sink(result)
 
 
-def _prepare(trial: Trial, pack: Pack, worker: Worker) -> _Ready:
+def _prepare(trial: Trial, pack: Pack, worker: Worker) -> Ready:
     spec = pack.tasks[trial.task]
     backbone = worker.backbone(pack.backbone, trial.protocol.precision)
     _check_unchanged(trial, spec, backbone)
@@ -180,7 +162,7 @@ def _prepare(trial: Trial, pack: Pack, worker: Worker) -> _Ready:
 
         drawn = worker.task(spec, backbone, with_class_pictures(trial.protocol), pack.store)
         class_latents = drawn.prior if isinstance(drawn, SubjectTask) else None
-    return _Ready(trial, task, _size(backbone, trial), class_latents)
+    return Ready(trial, task, _size(backbone, trial), class_latents)
 
 
 def _failed(trial: Trial, error: Exception, worker: Worker) -> TrialResult:
@@ -191,7 +173,7 @@ def _failed(trial: Trial, error: Exception, worker: Worker) -> TrialResult:
     return TrialResult(trial, status, _reason(error), columns=columns)
 
 
-def _after(error: Exception, part: Sequence[_Ready], pack: Pack, worker: Worker) -> int:
+def _after(error: Exception, part: Sequence[Ready], pack: Pack, worker: Worker) -> int:
     """Say how many trials of a pack that failed to try together next."""
     if not is_out_of_memory(error):
         return 1  # so that the trial at fault fails alone
@@ -199,7 +181,7 @@ def _after(error: Exception, part: Sequence[_Ready], pack: Pack, worker: Worker)
     return len(part) // 2
 
 
-def _kind(ready: _Ready, pack: Pack, worker: Worker) -> str:
+def _kind(ready: Ready, pack: Pack, worker: Worker) -> str:
     """Say what trials must have in common to be trained together: backbone, protocol (learning rate aside), the kind of
     task and the size of its pictures.
 
@@ -212,9 +194,9 @@ def _kind(ready: _Ready, pack: Pack, worker: Worker) -> str:
     return json.dumps([pack.backbone, protocol, method, task], sort_keys=True)
 
 
-def _together(ready: Sequence[_Ready], pack: Pack, worker: Worker) -> list[list[_Ready]]:
+def _together(ready: Sequence[Ready], pack: Pack, worker: Worker) -> list[list[Ready]]:
     """Part trials into those that are trained together, alike in size, in the order of the first of each."""
-    kinds: dict[str, list[_Ready]] = {}
+    kinds: dict[str, list[Ready]] = {}
     for each in ready:
         own = f"alone {each.trial.id}" if method_of(each.trial.design).alone else ""
         kinds.setdefault(own or _kind(each, pack, worker), []).append(each)
@@ -231,53 +213,11 @@ def _together(ready: Sequence[_Ready], pack: Pack, worker: Worker) -> list[list[
     return sorted(parts, key=lambda part: ready.index(part[0]))
 
 
-@dataclass(frozen=True)
-class _Mounted:
-    """What is trained of a pack while it is on the denoiser."""
-
-    insertion: adapters.Insertion
-    backbone: Backbone | Conditioned
-    rows: RowsOf
-    encoders: list[nn.Module | None]
-
-    def beside(self, slot: int) -> list[nn.Parameter]:
-        """What a slot trains besides its design."""
-        encoder = self.encoders[slot]
-        return [] if encoder is None else list(encoder.parameters())
-
-    def parameters(self, slot: int) -> list[nn.Parameter]:
-        """All that a slot trains."""
-        return [*self.insertion.parameters(slot), *self.beside(slot)]
-
-
 @contextlib.contextmanager
-def _mounted(part: Sequence[_Ready]) -> Iterator[_Mounted]:
-    backbone = part[0].backbone
-    insertion = adapters.insert(
-        backbone.denoiser,
-        [each.trial.design for each in part],
-        [stream(each.trial.seed, each.task.key, "init") for each in part],
-        backbone.text_encoder,
-    )
-    with contextlib.ExitStack() as undo:
-        undo.callback(insertion.remove)
-        undo.enter_context(backbone.tuned_text(insertion.tunes_text))
-        encoders = [
-            each.task.trainables(each.trial.seed) if insertion.parameters(slot) else None
-            for slot, each in enumerate(part)
-        ]
-        if any(encoder is not None for encoder in encoders):
-            conditioned = Conditioned(backbone, encoders, insertion.rows)
-            yield _Mounted(insertion, conditioned, conditioned.rows, encoders)
-        else:
-            yield _Mounted(insertion, backbone, insertion.rows, encoders)
-
-
-@contextlib.contextmanager
-def _steps(alike: Sequence[_Ready], count: int) -> Iterator[Callable[[], None]]:
+def _steps(alike: Sequence[Ready], count: int) -> Iterator[Callable[[], None]]:
     """Give a training step of the first trials, without an update, to time it and see its memory."""
     part = alike[:count]
-    with _mounted(part) as mounted:
+    with mount(part) as mounted:
         batches = [next(each.batches()) for each in part]
         owners = [slot for slot, own in enumerate(batches) for _ in own.weight]
         batch = joined(batches)
@@ -295,13 +235,13 @@ def _steps(alike: Sequence[_Ready], count: int) -> Iterator[Callable[[], None]]:
         yield step
 
 
-def _run(part: Sequence[_Ready], pack: Pack, worker: Worker, progress: Progress | None) -> list[TrialResult]:
+def _run(part: Sequence[Ready], pack: Pack, worker: Worker, progress: Progress | None) -> list[TrialResult]:
     backbone, protocol = part[0].backbone, part[0].trial.protocol
     scorers = {name: worker.scorer(scorer) for name, scorer in pack.scores.items()}
     hashes = json.dumps({name: scorer.hash for name, scorer in scorers.items()}, sort_keys=True)
     results = [TrialResult(each.trial, "done") for each in part]
     untuned = _first_predictions(part, unpacked, backbone)
-    with _mounted(part) as mounted:
+    with mount(part) as mounted:
         insertion = mounted.insertion
         started = _first_predictions(part, mounted.rows, mounted.backbone)
         for slot, (each, result) in enumerate(zip(part, results, strict=True)):
@@ -342,7 +282,7 @@ def _run(part: Sequence[_Ready], pack: Pack, worker: Worker, progress: Progress 
     return results
 
 
-def _noise_difference(ready: _Ready, slot: int, insertion: adapters.Insertion) -> dict[str, float]:
+def _noise_difference(ready: Ready, slot: int, insertion: adapters.Insertion) -> dict[str, float]:
     """Score how much the subject's word changes what a slot predicts of class pictures, if that is asked for."""
     if ready.class_latents is None or not isinstance(ready.task, SubjectTask):
         return {}
@@ -352,7 +292,7 @@ def _noise_difference(ready: _Ready, slot: int, insertion: adapters.Insertion) -
     return {"noise_difference": maps.size}
 
 
-def _slot(ready: _Ready, slot: int, mounted: _Mounted) -> Slot:
+def _slot(ready: Ready, slot: int, mounted: Mounted) -> Slot:
     rate = ready.trial.protocol.learning_rate
     return Slot(
         mounted.insertion.parameters(slot),
@@ -364,13 +304,13 @@ def _slot(ready: _Ready, slot: int, mounted: _Mounted) -> Slot:
     )
 
 
-def _tell(progress: Progress, part: Sequence[_Ready], step: int) -> None:
+def _tell(progress: Progress, part: Sequence[Ready], step: int) -> None:
     for each in part:
         progress(each.trial, step, each.trial.protocol.steps)
 
 
 @torch.no_grad()
-def _first_predictions(part: Sequence[_Ready], rows: RowsOf, backbone: Backbone | Conditioned) -> list[Tensor]:
+def _first_predictions(part: Sequence[Ready], rows: RowsOf, backbone: Backbone | Conditioned) -> list[Tensor]:
     """Predict on each trial's first batch, in float32: what a method that starts at identity leaves as it is."""
     batches = [next(each.batches()) for each in part]
     batch = joined(batches)

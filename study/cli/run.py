@@ -11,6 +11,7 @@ import typer
 
 from adapters.faults import InputFault
 from study.cli.dry_run import describe
+from study.cli.memory import GradientCheckpointing, Offload
 from study.executors.local import WorkerFault
 from study.saving import Saving
 from study.study import Study
@@ -29,12 +30,8 @@ def command(
     pack: Annotated[
         str, typer.Option(help="Trials that a worker trains together; auto: as many as fit into memory and still gain.")
     ] = "auto",
-    gradient_checkpointing: Annotated[
-        bool, typer.Option("--gradient_checkpointing", "--gradient-checkpointing", help="Less memory, a third slower.")
-    ] = False,
-    offload: Annotated[
-        bool, typer.Option("--offload", help="Keep text encoders and autoencoder on the CPU while they are not used.")
-    ] = False,
+    gradient_checkpointing: GradientCheckpointing = False,
+    offload: Offload = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and run nothing.")] = False,
 ) -> None:
     """Train and score every trial of a study that has no result yet, then print the ANOVA.

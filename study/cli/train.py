@@ -13,6 +13,7 @@ import typer
 from adapters.faults import InputFault
 from study import recipe as recipes
 from study.backbones.names import fetch, resolve
+from study.cli.memory import GradientCheckpointing, Offload
 from study.cli.told import plain_warnings, warn
 from study.progress import Steps, duration
 from study.saving import Saving
@@ -35,12 +36,8 @@ def command(
     backbone: Annotated[
         str | None, typer.Option(help="A built-in name, a folder or a hub id, instead of the recipe's.")
     ] = None,
-    gradient_checkpointing: Annotated[
-        bool, typer.Option("--gradient_checkpointing", "--gradient-checkpointing", help="Less memory, a third slower.")
-    ] = False,
-    offload: Annotated[
-        bool, typer.Option("--offload", help="Keep text encoders and autoencoder on the CPU while they are not used.")
-    ] = False,
+    gradient_checkpointing: GradientCheckpointing = False,
+    offload: Offload = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an adapter that is there.")] = False,
 ) -> None:
     """Train a recipe on a subject (--pictures and --class) or a task of any kind (--task), and keep the adapter.

@@ -14,7 +14,8 @@ from study.backbones import load
 from study.conditioning import Conditioned, entry
 from study.config import Protocol
 from study.evaluation import evaluate
-from study.pack import _mounted, _Ready, _slot
+from study.mounting import Ready, mount
+from study.pack import _slot
 from study.randomness import stream
 from study.sampling import start_latents
 from study.tasks import Task
@@ -68,11 +69,11 @@ def task(tmp_path_factory):
 def ready(task, seed, method="bitfit"):
     protocol = Protocol(steps=3, sampling_steps=2)
     trial = Trial("tiny", normalise({"method": method}), task.spec.name, seed, protocol)
-    return _Ready(trial, task, {})
+    return Ready(trial, task, {})
 
 
 def run(part):
-    with _mounted(part) as mounted:
+    with mount(part) as mounted:
         slots = [_slot(each, slot, mounted) for slot, each in enumerate(part)]
         trained = train(mounted.backbone, slots, 3, "float32", mounted.rows)
         seeds = [each.trial.seed for each in part]

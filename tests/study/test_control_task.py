@@ -21,7 +21,8 @@ from study.config import Protocol
 from study.control_encoder import FILE, ControlEncoder, load_encoder, save_encoder
 from study.control_scores import control_scores
 from study.evaluation import evaluate
-from study.pack import Worker, _mounted, _Ready, _slot, run_pack
+from study.mounting import Ready, mount
+from study.pack import Worker, _slot, run_pack
 from study.scoring import PartReader
 from study.store import Store
 from study.tasks import TaskSpec, prepare, resolve_task
@@ -178,7 +179,7 @@ def test_scores_that_need_true_maps_are_refused_for_a_folder(folders):
 def ready(task, seed, precision="float32", **design):
     protocol = Protocol(steps=3, batch=2, sampling_steps=1, precision=precision)
     trial = Trial("tiny", normalise(design or {"method": "bitfit"}), task.spec.name, seed, protocol)
-    return _Ready(trial, task, {})
+    return Ready(trial, task, {})
 
 
 def test_training_starts_at_the_untuned_model_and_moves_the_encoder(folders, models, tmp_path):
@@ -197,7 +198,7 @@ def test_training_starts_at_the_untuned_model_and_moves_the_encoder(folders, mod
     other = task.trainables(1).layers[0].weight
     assert torch.equal(encoder.layers[0].weight, task.trainables(0).layers[0].weight)
     assert not torch.equal(encoder.layers[0].weight, other)
-    with _mounted([ready(task, 0)]) as mounted:
+    with mount([ready(task, 0)]) as mounted:
         (trained,) = train(mounted.backbone, [_slot(ready(task, 0), 0, mounted)], 3, rows=mounted.rows)
         assert not trained.diverged
         after = mounted.encoders[0]
@@ -219,7 +220,7 @@ def test_a_pack_gives_what_each_trial_gets_alone(folders, models, tmp_path):
             ready(task, 0, "float64", method="none")]  # fmt: skip
 
     def run(part):
-        with _mounted(part) as mounted:
+        with mount(part) as mounted:
             trained = train(mounted.backbone, [_slot(each, slot, mounted) for slot, each in enumerate(part)], 3,
                             "float64", mounted.rows)  # fmt: skip
             states = [{**mounted.insertion.state(slot),
@@ -325,10 +326,10 @@ def test_maps_are_followed_after_a_short_training(monkeypatch, tmp_path):
     task = prepare(spec, load("micro-unet"), protocol, tmp_path)
     shuffled = replace(task, held_maps=task.held_maps.roll(1, 0))
     design = normalise({"method": "lora", "budget": 0.05})
-    part = [_Ready(Trial("micro-unet", design, spec.name, 0, protocol), task, {})]
+    part = [Ready(Trial("micro-unet", design, spec.name, 0, protocol), task, {})]
     scorers = {name: PartReader() for name in CONTROL}
     (untuned,) = evaluate(task.backbone, [0], [task], [0], protocol, scorers, unpacked)
-    with _mounted(part) as mounted:
+    with mount(part) as mounted:
         train(mounted.backbone, [_slot(part[0], 0, mounted)], protocol.steps, rows=mounted.rows)
         (tuned,), (other,) = (
             evaluate(mounted.backbone, [0], [each], [0], protocol, scorers, mounted.rows) for each in (task, shuffled)
