@@ -48,8 +48,9 @@ MEASURED = {
     "commit": "string",
     "scorer_hashes_json": "string",
     "device": "string",
+    "log": "string",
 }
-"""Columns that `run_pack` fills through `TrialResult.columns`."""
+"""Columns that `run_pack` fills through `TrialResult.columns`; `log`, from the store's folder, is filled by the worker."""
 
 IDENTITY = {
     "id": "string",

@@ -37,7 +37,7 @@ from study.tasks.specs import TaskSpec
 from study.tasks.subject import SubjectTask
 from study.tasks.task import Task, prepare
 from study.training import PRECISIONS, RowsOf, Slot, Trained, autocast, joined, row_losses, train, unpacked
-from study.trial import Pack, Progress, Sink, Trial, TrialResult
+from study.trial import Claim, Pack, Progress, Sink, Trial, TrialResult
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +101,9 @@ def _load_scorer(name: str | dict[str, Any], device: torch.device) -> AnyScorer 
     return PredictedNoise() if name == OWN else load_scorer(name, device)
 
 
-def run_pack(pack: Pack, worker: Worker, sink: Sink, progress: Progress | None = None) -> None:
+def run_pack(
+    pack: Pack, worker: Worker, sink: Sink, progress: Progress | None = None, claim: Claim = lambda trial: True
+) -> None:
     """Train and score the trials of a pack; each result goes to `sink` as soon as it is there.
 
     Whatever goes wrong within a trial becomes its status (`diverged`, `out_of_memory`, `failed`) with the reason; what
@@ -111,6 +113,7 @@ def run_pack(pack: Pack, worker: Worker, sink: Sink, progress: Progress | None =
     Parameters
     ----------
     progress : called with (trial, step, steps) now and then while a trial trains.
+    claim : called with a trial when it is about to be trained; those that it refuses are left out.
     """
     ready = []
     for trial in pack.trials:
@@ -121,6 +124,9 @@ def run_pack(pack: Pack, worker: Worker, sink: Sink, progress: Progress | None =
     queue = deque((part, len(part)) for part in _together(ready, pack, worker))
     while queue:
         part, tried = queue.popleft()
+        part = [each for each in part if claim(each.trial)]
+        if not part:
+            continue
         start = time.perf_counter()
         free(worker.device)
         reset_peak(worker.device)

@@ -12,13 +12,15 @@ import shutil
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapters.faults import InputFault
-from study.atomic import TEMPORARY, write_file, write_folder
+from study.atomic import TEMPORARY, write_file
 from study.canonical import canonical_json
 from study.columns import IMAGE, MEASURED, ROW, SCORES, higher_is_better
+from study.commit import Fill, commit
 from study.space import factor_texts
 from study.trial import FINAL, STATUSES, TrialResult
 
@@ -54,6 +56,11 @@ class Store:
         return self.folder / "packs"
 
     @property
+    def claims(self) -> Path:
+        """Where it says who runs which trial."""
+        return self.folder / "claims"
+
+    @property
     def journal(self) -> Path:
         """The journal of a search by Optuna, made from the rows for people to look at; it may be deleted."""
         return self.folder / "optuna.log"
@@ -66,7 +73,7 @@ class Store:
         """Return the folder of a trial's trained weights."""
         return self.folder / "adapters" / id
 
-    def commit(self, result: TrialResult, study: str = "", attempt: int = 1, keep: str = "none") -> None:
+    def commit(self, result: TrialResult, study: str = "", attempt: int = 1, keep: str = "none") -> bool:
         """Write a result: pictures, curves and weights first, the row last.
 
         Parameters
@@ -79,34 +86,54 @@ class Store:
         keep : {"all", "best", "none"}
             Whether the weights are written; `best` is decided later, by `keep_best`.
 
+        Returns
+        -------
+        bool
+            False if the attempt had a row already: the first one stays, and all that belongs to it.
+
         Raises
         ------
         ValueError
             If the result has a status, score or column that the store does not know.
         """
         row = _row(result, study, attempt)
-        name = f"{row['id']}.{attempt}.parquet"
+        id, name = row["id"], f"{row['id']}.{attempt}.parquet"
         files = [f"{index:03d}.webp" for index in range(len(result.pictures))]
+        pieces: dict[Path, Fill] = {}
         if result.pictures:
-            write_folder(self.pictures(row["id"]), lambda folder: _save_pictures(folder, files, result.pictures))
+            pieces[self.pictures(id)] = lambda folder: _save_pictures(folder, files, result.pictures)
         if result.images:
-            shown: list[str | None] = [f"pictures/{row['id']}/{file}" for file in files]
+            shown: list[str | None] = [f"pictures/{id}/{file}" for file in files]
             shown += [None] * (len(result.images) - len(files))  # of many pictures the first are kept
             images = [
-                {**image, "id": row["id"], "attempt": attempt, "index": index, "file": file}
+                {**image, "id": id, "attempt": attempt, "index": index, "file": file}
                 for index, (image, file) in enumerate(zip(result.images, shown, strict=True))
             ]
-            _write_table(self.folder / "images" / name, _table(images, IMAGE))
+            pieces[self.folder / "images" / name] = lambda part: _fill_table(part, _table(images, IMAGE))
         if result.curves:
-            curves = [{"id": row["id"], "attempt": attempt, **point} for point in result.curves]
-            _write_table(self.folder / "curves" / name, _table(curves, {"id": "string", "attempt": "int64"}))
+            curves = [{"id": id, "attempt": attempt, **point} for point in result.curves]
+            columns = {"id": "string", "attempt": "int64"}
+            pieces[self.folder / "curves" / name] = lambda part: _fill_table(part, _table(curves, columns))
         if result.adapter is not None and keep != "none":
-            write_folder(self.adapter(row["id"]), lambda folder: _save_adapter(folder, result, row))
-        _write_table(self.folder / "trials" / name, _table([row], ROW))
+            pieces[self.adapter(id)] = lambda folder: _save_adapter(folder, result, row)
+        return commit(self.folder, self.folder / "trials" / name, _table([row], ROW), pieces, self._merged)
 
     def has(self, id: str, attempt: int) -> bool:
-        """Say whether an attempt that was just run left its row; rows that were merged since are not looked for."""
-        return (self.folder / "trials" / f"{id}.{attempt}.parquet").exists()
+        """Say whether an attempt has its row."""
+        file = self.folder / "trials" / f"{id}.{attempt}.parquet"
+        return file.exists() or self._merged(file)
+
+    def _merged(self, file: Path) -> bool:
+        """Say whether `compact` has put a row into a merged file; these never change, so each is read once."""
+        if not self._compacted.exists():  # to look for merged files takes long in a folder of many others
+            return False
+        id, _, attempt = file.stem.partition(".")
+        merged = sorted((self.folder / "trials").glob("merged-*.parquet"))
+        return any((id, int(attempt)) in _pairs(each) for each in merged)
+
+    @property
+    def _compacted(self) -> Path:
+        return self.folder / "compacted"
 
     def rows(self) -> pd.DataFrame:
         """Return one row a trial: the final one first, then the lowest attempt.
@@ -148,15 +175,17 @@ class Store:
                 continue
             # A name of its own each time: a merge must never replace the file that it reads.
             _write_table(self.folder / kind / f"merged-{uuid.uuid4().hex}.parquet", _read(files))
+            self._compacted.touch()
             for file in files:
                 file.unlink(missing_ok=True)
             merged += len(files)
         return merged
 
     def gc(self) -> list[str]:
-        """Delete what no row owns: temporary files, packs, tables and folders of killed runs; return their paths.
+        """Delete what no row owns: temporary files, packs, claims, tables and folders of killed runs; return their paths.
 
-        Not to be called while a study runs on this store: a trial about to be committed has no row yet.
+        Not to be called while a study runs on this store: a trial about to be committed has no row yet. Packs that were
+        given to SLURM stay, as they may still wait there; the driver, or `cancel`, deletes them.
         """
         rows = self.attempts()
         owned = set(zip(rows["id"], rows["attempt"], strict=True))
@@ -170,7 +199,8 @@ class Store:
         for kind in ("pictures", "adapters"):
             parent = self.folder / kind
             doomed += [path for path in parent.iterdir() if path.name not in ids] if parent.is_dir() else []
-        doomed += sorted(self.packs.glob("*.json"))
+        doomed += sorted(file for file in self.packs.glob("*.json") if not file.with_suffix(".job").exists())
+        doomed += sorted(self.claims.glob("*.json"))
         deleted = []
         for path in dict.fromkeys(doomed):
             if path.is_dir():
@@ -356,10 +386,27 @@ def _read(files: Iterable[Path]) -> pa.Table:
     return joined.replace_schema_metadata({_VERSION_KEY: str(SCHEMA_VERSION).encode()})
 
 
-def _write_table(path: Path, table: pa.Table) -> None:
+@lru_cache(maxsize=8)
+def _pairs(file: Path) -> frozenset[tuple[str, int]]:
+    """Return the attempts in a merged file."""
     import pyarrow.parquet as pq
 
-    write_file(path, lambda part: pq.write_table(table, part))
+    try:
+        with pq.ParquetFile(file) as opened:
+            table = opened.read(columns=["id", "attempt"])
+    except FileNotFoundError:  # merged with others since it was listed: the row is in the new file
+        return frozenset()
+    return frozenset(zip(table["id"].to_pylist(), table["attempt"].to_pylist(), strict=True))
+
+
+def _fill_table(path: Path, table: pa.Table) -> None:
+    import pyarrow.parquet as pq
+
+    pq.write_table(table, path)
+
+
+def _write_table(path: Path, table: pa.Table) -> None:
+    write_file(path, lambda part: _fill_table(part, table))
 
 
 def _save_pictures(folder: Path, files: list[str], pictures: Iterable[Any]) -> None:

@@ -158,6 +158,8 @@ class Pack:
         How many to train together, memory permitting; by default as many as fit into memory and still gain.
     asked : int, optional
         How many a worker that died was to train together at most, these trials among them.
+    take_over : bool
+        Whether to run what another holds of whom it cannot be told whether he still runs.
     """
 
     trials: tuple[Trial, ...]
@@ -170,6 +172,7 @@ class Pack:
     attempts: dict[str, int] = field(default_factory=dict)
     together: int | None = None
     asked: int | None = None
+    take_over: bool = False
 
     def to_json(self) -> str:
         """Return the pack as one JSON document."""
@@ -185,6 +188,7 @@ class Pack:
                 "attempts": self.attempts,
                 "together": self.together,
                 "asked": self.asked,
+                "take_over": self.take_over,
             }
         )
 
@@ -238,6 +242,9 @@ class TrialResult:
 
 Sink = Callable[[TrialResult], None]
 """Commits a result to the store; `run_pack` calls it as each trial ends."""
+
+Claim = Callable[[Trial], bool]
+"""Says whether a trial is still to be run, and that nobody else runs it; asked when its turn has come, maybe twice."""
 
 Progress = Callable[[Trial, int, int], None]
 """Called with (trial, step, steps) while a trial trains."""

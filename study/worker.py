@@ -4,13 +4,16 @@
 loaded, reads the path of one pack a line from standard input, and ends when that closes: at once, even in the middle
 of a trial, because then the process that fed it is gone.
 
+Trials of a pack that have their row are left out, and those that another process is at. So a pack may be run again.
+
 Standard output carries events only, one JSON object a line: `ready`; `step` {trial, step, steps}; `result` {trial,
-status, scores}; `pack` {pack} when a pack is through. What libraries print goes to standard error, the log.
+status, scores}; `held` {trial, by}; `pack` {pack} when a pack is through. What libraries print goes to standard error, the log.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import json
 import logging
@@ -20,14 +23,23 @@ import queue
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from study.atomic import look_anew
+from study.claims import Claims
+from study.process import Judge, Process
 from study.store import Store
-from study.trial import Pack, Progress, Sink, Trial, TrialResult
+from study.trial import Claim, Pack, Progress, Sink, Trial, TrialResult
 
-Runtime = Callable[[Pack, Sink, Progress], None]
-"""Runs the trials of a pack and hands each result to the sink as it ends."""
+LOG = "ADAPTER_STUDY_LOG"
+"""Environment variable: the file that standard error goes to, from the store's folder."""
+
+Runtime = Callable[[Pack, Sink, Progress, Claim], None]
+"""Runs the trials of a pack that it may have, and hands each result to the sink as it ends."""
+
+log = logging.getLogger(__name__)
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -50,7 +62,7 @@ def main(runtime: Callable[[str | None], Runtime], arguments: list[str] | None =
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     emit = _events()
     busy = threading.Event()
-    feed = iter(given.packs) if given.packs else _fed(busy)
+    feed = iter(given.packs) if given.packs else _fed(busy, Claims(Store(given.store).claims))
     gc.disable()  # what is imported stays: to search it for garbage takes a fifth of the start and finds none
     run = runtime(given.device)
     gc.freeze()
@@ -65,17 +77,38 @@ def main(runtime: Callable[[str | None], Runtime], arguments: list[str] | None =
 def run_file(path: Path, store: Store, run: Runtime, emit: Emit) -> None:
     """Run one pack; what its trials leave is in the store when this returns."""
     pack = Pack.from_json(path.read_text(encoding="utf-8"))
+    claims, judge = Claims(store.claims, pack.take_over), Judge()
+
+    def attempt(trial: Trial) -> int:
+        return pack.attempts.get(trial.id, 1)
+
+    def claim(trial: Trial) -> bool:
+        holder = claims.take(trial.id, attempt(trial), judge)
+        if holder is not None:
+            log.info("%s is left out: %s is at it", trial.label(), holder)
+            emit({"event": "held", "trial": trial.id, "by": str(holder)})
+            return False
+        if store.has(trial.id, attempt(trial)):
+            claims.release(trial.id, attempt(trial))
+            return False
+        return True
 
     def sink(result: TrialResult) -> None:
         id = result.trial.id
-        store.commit(result, pack.study, pack.attempts.get(id, 1), pack.keep)
+        result.columns.setdefault("log", os.environ.get(LOG, ""))
+        if not store.commit(result, pack.study, attempt(result.trial), pack.keep):
+            log.warning("%s had a row already; this result is discarded", result.trial.label())
+        claims.release(id, attempt(result.trial))
         scores = {name: value for name, value in result.scores.items() if math.isfinite(value)}
         emit({"event": "result", "trial": id, "status": result.status, "error": result.error, "scores": scores})
 
     def progress(trial: Trial, step: int, steps: int) -> None:
         emit({"event": "step", "trial": trial.id, "step": step, "steps": steps})
 
-    run(pack, sink, progress)
+    look_anew(store.folder / "trials")
+    left = tuple(trial for trial in pack.trials if not store.has(trial.id, attempt(trial)))
+    if left:
+        run(replace(pack, trials=left), sink, progress, claim)
 
 
 def _events() -> Emit:
@@ -91,7 +124,7 @@ def _events() -> Emit:
     return emit
 
 
-def _fed(busy: threading.Event) -> Iterator[Path]:
+def _fed(busy: threading.Event, claims: Claims) -> Iterator[Path]:
     """Yield the packs named on standard input; end the process when it closes while a pack runs."""
     waiting: queue.Queue[str | None] = queue.Queue()
 
@@ -101,6 +134,8 @@ def _fed(busy: threading.Event) -> Iterator[Path]:
                 busy.set()
                 waiting.put(line.strip())
         if busy.is_set():
+            with contextlib.suppress(OSError):
+                claims.free(Process.of(os.getpid()))
             os._exit(1)  # nobody is left to hear of the result, and the next run trains the trial again
         waiting.put(None)
 
@@ -119,7 +154,7 @@ def trained_runtime(device: str | None) -> Runtime:
 
     pipeline_class()
     worker = Worker(device)
-    return lambda pack, sink, progress: run_pack(pack, worker, sink, progress)
+    return lambda pack, sink, progress, claim: run_pack(pack, worker, sink, progress, claim)
 
 
 if __name__ == "__main__":

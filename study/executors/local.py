@@ -21,8 +21,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from study.claims import Claims
+from study.process import Process
 from study.store import Store
 from study.trial import Pack
+from study.worker import LOG
 
 WORKER = (sys.executable, "-m", "study.worker")
 STARTS = 3
@@ -54,6 +57,7 @@ class _Hand:
 
     device: str
     process: subprocess.Popen[str]
+    who: Process
     log: Path
     ready: bool = False
     pack: str | None = None
@@ -82,6 +86,32 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def environment(threads: int, log: str) -> dict[str, str]:
+    """Return the environment of a worker.
+
+    Parameters
+    ----------
+    threads : int
+        Cores it computes with.
+    log : str
+        The file that its standard error goes to, from the store's folder.
+    """
+    told = {**os.environ, LOG: log}
+    told.setdefault("OMP_NUM_THREADS", str(threads))
+    told.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS's sums vary from run to run
+    told.setdefault("TOKENIZERS_PARALLELISM", "false")
+    told.setdefault("GLIBC_TUNABLES", MEMORY)
+    return told
+
+
+def tail(log: Path) -> list[str]:
+    """Return the last lines of a log that say something."""
+    with contextlib.suppress(OSError):
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        return [line.strip() for line in lines if line.strip()][-_TAIL:]
+    return []
+
+
 @dataclass
 class LocalExecutor:
     """Worker processes on this machine.
@@ -107,6 +137,15 @@ class LocalExecutor:
     _heard: queue.Queue[tuple[_Hand, dict[str, Any] | None]] = field(default_factory=queue.Queue, init=False)
     _stillborn: int = field(default=0, init=False)
     _started: int = field(default=0, init=False)
+
+    @property
+    def slots(self) -> int:
+        """How many packs run at once."""
+        return len(self.devices)
+
+    def running(self) -> dict[str, Pack]:
+        """Return nothing: workers end with the driver that started them."""
+        return {}
 
     def submit(self, packs: Iterable[Pack]) -> list[str]:
         """Write packs as JSON files and queue them; return a handle for each."""
@@ -165,13 +204,13 @@ class LocalExecutor:
                 self._give(hand, self._queue.popleft())
         # A worker is started for a device only while there is a pack left for it.
         coming = sum(not hand.ready for hand in self._hands)
-        for device in self._free():
+        for device in self._idle():
             if len(self._queue) <= coming:
                 break
             self._start(device)
             coming += 1
 
-    def _free(self) -> list[str]:
+    def _idle(self) -> list[str]:
         free = list(self.devices)
         for hand in self._hands:
             free.remove(hand.device)
@@ -181,11 +220,6 @@ class LocalExecutor:
         self._started += 1
         self.store.logs.mkdir(parents=True, exist_ok=True)
         log = self.store.logs / f"worker-{os.getpid()}-{self._started}.log"
-        environment = dict(os.environ)
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // len(self.devices))))
-        environment.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS's sums vary from run to run
-        environment.setdefault("TOKENIZERS_PARALLELISM", "false")
-        environment.setdefault("GLIBC_TUNABLES", MEMORY)
         with log.open("a") as told:
             process = subprocess.Popen(
                 [*self.command, str(self.store.folder), "--device", device],
@@ -194,10 +228,10 @@ class LocalExecutor:
                 stderr=told,
                 text=True,
                 encoding="utf-8",
-                env=environment,
+                env=environment(max(1, cores() // len(self.devices)), str(log.relative_to(self.store.folder))),
                 start_new_session=True,  # Ctrl-C is for the driver, which ends its workers itself
             )
-        hand = _Hand(device, process, log)
+        hand = _Hand(device, process, Process.of(process.pid), log)
         self._hands.append(hand)
         threading.Thread(target=self._read, args=(hand,), daemon=True).start()
 
@@ -237,9 +271,10 @@ class LocalExecutor:
         self._hands.remove(hand)
         code = _reap(hand.process)
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        tail = " | ".join(_tail(hand.log))
-        reason = f"the worker {how}; the end of its log {hand.log}: {tail or '(empty)'}"
+        end = " | ".join(tail(hand.log))
+        reason = f"the worker {how}; the end of its log {hand.log}: {end or '(empty)'}"
         if hand.pack is not None:
+            self._free(hand)
             self._states[hand.pack] = State("lost", hand.log, reason)
         elif not hand.ready:
             self._stillborn += 1
@@ -251,6 +286,13 @@ class LocalExecutor:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(hand.process.pid, signal.SIGKILL)
         _reap(hand.process)
+        if hand.pack is not None:
+            self._free(hand)
+
+    def _free(self, hand: _Hand) -> None:
+        """Free what a dead worker held, for drivers on other machines, which cannot tell that it is dead."""
+        with contextlib.suppress(OSError):
+            Claims(self.store.claims).free(hand.who)
 
     def _file(self, handle: str) -> Path:
         return self.store.packs / f"{handle}.json"
@@ -262,10 +304,3 @@ def _reap(process: subprocess.Popen[str]) -> int:
             process.stdin.close()
     return process.wait()
 
-
-def _tail(log: Path) -> list[str]:
-    """Return the last lines of a log that say something."""
-    with contextlib.suppress(OSError):
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        return [line.strip() for line in lines if line.strip()][-_TAIL:]
-    return []

@@ -18,7 +18,7 @@ from PIL import Image
 from study.backbones.kinds import KINDS
 from study.executors.local import LocalExecutor
 from study.study import Study
-from study.trial import Pack, Progress, Sink, TrialResult
+from study.trial import Claim, Pack, Progress, Sink, TrialResult
 from study.worker import Runtime, main
 
 COMMAND = (sys.executable, str(Path(__file__).resolve()))
@@ -95,8 +95,10 @@ def runtime(device: str | None) -> Runtime:
     pause, deadly = float(os.environ.get("FAKE_SECONDS", "0")), os.environ.get("FAKE_DEADLY")
     rates = json.loads(os.environ.get("FAKE_RATES", "{}"))
 
-    def run(pack: Pack, sink: Sink, progress: Progress) -> None:
+    def run(pack: Pack, sink: Sink, progress: Progress, claim: Claim) -> None:
         for trial in pack.trials:
+            if not claim(trial):
+                continue
             print("a library prints to standard output")
             os.write(1, b"and so does one written in C\n")
             for step in range(3):

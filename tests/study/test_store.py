@@ -101,14 +101,14 @@ def test_kill_between_merge_and_delete_doubles_nothing(store, monkeypatch):
 
 def test_gc_deletes_what_no_row_owns_and_nothing_else(store, monkeypatch):
     store.commit(result(0))
-    real = __import__("study.store", fromlist=["_write_table"])._write_table
+    real = __import__("study.atomic", fromlist=["put_new"]).put_new
 
-    def killed_before_the_row(path, table):
+    def killed_before_the_row(part, path):
         if path.parent.name == "trials":
             raise KeyboardInterrupt
-        real(path, table)
+        return real(part, path)
 
-    monkeypatch.setattr("study.store._write_table", killed_before_the_row)
+    monkeypatch.setattr("study.commit.put_new", killed_before_the_row)
     with pytest.raises(KeyboardInterrupt):
         store.commit(result(1))
     monkeypatch.undo()

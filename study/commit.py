@@ -1,0 +1,156 @@
+"""How a result gets into the store when others may be writing the same: the first row wins, and with it all its files.
+
+A result's pieces are written under temporary names, given their names, and then the row is given its own, which fails
+if that name is taken. Whoever fails was second, and puts back what he replaced, as far as it is the winner's. The
+row's file says which pieces are its own, by their digests, so it does not matter who tidies up first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from study.atomic import aside, put_new, remove, sync, temporary
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Fill = Callable[[Path], None]
+"""Writes a file, or the files of a folder that is there."""
+
+_PIECES_KEY = b"adapter-study-pieces"
+
+
+@dataclass
+class _Piece:
+    """A file or folder of a result: its name, the temporary one, its digest, and what had its name before."""
+
+    path: Path
+    part: Path
+    digest: str
+    olds: list[Path] = field(default_factory=list)
+
+    def place(self) -> None:
+        """Give it its name; what had it is moved aside."""
+        while not put_new(self.part, self.path):
+            moved = aside(self.path)
+            if moved is not None:
+                self.olds.append(moved)
+
+    def withdraw(self, winner: str | None) -> None:
+        """Leave under its name what is the winner's, if it is at hand, and nothing of one's own."""
+        moved = aside(self.path)
+        for each in (*([moved] if moved is not None else []), *self.olds):
+            if winner is None or digest(each) != winner or not put_new(each, self.path):
+                remove(each)
+
+    def put_back(self) -> None:
+        """Undo `place`, while no row says whose the name is."""
+        moved = aside(self.path)
+        if moved is not None and (digest(moved) != self.digest or not self.olds):
+            put_new(moved, self.path)
+        elif self.olds:
+            put_new(self.olds[-1], self.path)
+        if moved is not None:
+            remove(moved)
+
+
+def commit(
+    folder: Path, row: Path, table: pa.Table, pieces: Mapping[Path, Fill], merged: Callable[[Path], bool]
+) -> bool:
+    """Put a row and its pieces into a store, unless the row is there already; say whether it was not.
+
+    Parameters
+    ----------
+    folder : Path
+        The store's.
+    row : Path
+        The name of the row's file.
+    table : pyarrow.Table
+        The row.
+    pieces : mapping of Path to callable
+        The names of files (those with a suffix) and folders, and what fills them.
+    merged : callable
+        Whether a row's file has been merged into another.
+    """
+    written: list[_Piece] = []
+    part = temporary(row)
+    won = False
+    try:
+        if row.exists() or merged(row):
+            return False
+        for path, fill in pieces.items():
+            written.append(_write(path, fill))
+        row.parent.mkdir(parents=True, exist_ok=True)
+        _fill_row(part, table, {str(each.path.relative_to(folder)): each.digest for each in written})
+        sync(part)
+        if row.exists() or merged(row):
+            return False
+        for each in written:
+            each.place()
+        won = put_new(part, row)
+        return won
+    finally:
+        part.unlink(missing_ok=True)
+        if not won:
+            winners = _pieces_of(row)
+            for each in written:
+                if each.part.exists():
+                    continue
+                if winners is None:
+                    each.put_back()
+                else:
+                    each.withdraw(winners.get(str(each.path.relative_to(folder))))
+        for each in written:
+            for path in (each.part, *each.olds):
+                remove(path)
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file, or of a folder's file names and contents."""
+    total = hashlib.sha256()
+    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+        with file.open("rb") as opened:
+            own = hashlib.file_digest(opened, "sha256").digest()
+        total.update((file.name.encode() if path.is_dir() else b"") + b"\0" + own)
+    return total.hexdigest()
+
+
+def _write(path: Path, fill: Fill) -> _Piece:
+    part = temporary(path)
+    try:
+        if path.suffix:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fill(part)
+        else:
+            part.mkdir(parents=True)
+            fill(part)
+            for file in part.iterdir():
+                sync(file)
+        sync(part)
+        return _Piece(path, part, digest(part))
+    except BaseException:
+        remove(part)
+        raise
+
+
+def _fill_row(part: Path, table: pa.Table, pieces: Mapping[str, str]) -> None:
+    import pyarrow.parquet as pq
+
+    told = {**(table.schema.metadata or {}), _PIECES_KEY: json.dumps(dict(pieces)).encode()}
+    pq.write_table(table.replace_schema_metadata(told), part)
+
+
+def _pieces_of(row: Path) -> dict[str, str] | None:
+    """Return the digests of a row's pieces; None if there is no row, and none of a row of an earlier version."""
+    import pyarrow.parquet as pq
+
+    try:
+        metadata = pq.read_schema(row).metadata or {}
+    except FileNotFoundError:
+        return None
+    return dict(json.loads(metadata.get(_PIECES_KEY, b"{}")))
