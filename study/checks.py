@@ -14,7 +14,6 @@ from study.backbones.names import OWN, SEGMENTER, WORLD, Source, lacking, resolv
 from study.columns import ROW
 from study.config import (
     DEFAULTS,
-    LATER,
     REQUIRED,
     SECTIONS,
     ConfirmSection,
@@ -29,6 +28,7 @@ from study.config import (
 )
 from study.confirm_checks import Confirm, ConfirmCheck
 from study.faults import Faults, Path_, near
+from study.resources import Resources
 from study.space import ALL, Factor, Space, lacked, text
 from study.strategies.ask_tell import Settings
 from study.strategies.factorial import Factorial
@@ -76,6 +76,7 @@ class Check(Faults):
         "strategy": {**SubsetSection.model_fields, **SearchSection.model_fields, **RefineSection.model_fields},
         "tune": TuneSection.model_fields,
         "confirm": ConfirmSection.model_fields,
+        "resources": Resources.model_fields,
     }
 
     def __init__(self, root: Path, source: str, lines: Lines) -> None:
@@ -126,6 +127,7 @@ class Check(Faults):
             store=given.get("store", f"runs/{given['name']}"),
             tune=tune,
             confirm=confirm,
+            resources=given["resources"],
         )
 
     def _sections(self, data: dict[Any, Any]) -> dict[str, Any]:
@@ -135,9 +137,7 @@ class Check(Faults):
             if name not in data:
                 self._fault((name,), "is missing")
         for name, value in data.items():
-            if name in LATER:
-                self._fault((name,), f"this version has no code for {LATER[name]}; remove the section")
-            elif name not in SECTIONS:
+            if name not in SECTIONS:
                 self._fault((str(name),), "unknown section" + near(str(name), SECTIONS))
             elif name == "strategy":
                 given.pop(name)

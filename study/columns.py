@@ -50,7 +50,7 @@ MEASURED = {
     "device": "string",
     "log": "string",
 }
-"""Columns that `run_pack` fills through `TrialResult.columns`; `log`, from the store's folder, is filled by the worker."""
+"""Columns that `run_pack` fills through `TrialResult.columns`, and `log`, the worker's, from the store's folder."""
 
 IDENTITY = {
     "id": "string",

@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from study import shipped
 from study.backbones.names import lacking
+from study.resources import Resources
 from study.strategies.ask_tell import Sampler
 from study.strategies.factorial import Factorial
 from study.yaml_lines import Lines, read_yaml
@@ -28,11 +29,6 @@ if TYPE_CHECKING:
     from study.tuning import Tune
 
 SHIPPED = Path(__file__).parent / "studies"
-
-LATER = {
-    "resources": "executor settings; only the local executor exists, and it takes `--workers`",
-}
-"""Sections of the plan of record that this version has no code for."""
 
 
 def _none_yet(value: Any) -> Any:
@@ -259,6 +255,7 @@ SECTIONS: dict[str, Any] = {
     "scores": _Scores,
     "primary": _Primary,
     "keep": Literal["all", "best", "none"],
+    "resources": Resources,
     "store": Annotated[str, Field(min_length=1)],
 }
 REQUIRED = ("name", "backbone", "factors", "tasks")
@@ -273,6 +270,7 @@ DEFAULTS: dict[str, Any] = {
     "protocol": Protocol(),
     "protocol_by": {},
     "keep": "none",
+    "resources": Resources(),
 }
 """Of sections that may be left out; `scores` and `primary` are then those of the tasks."""
 
@@ -301,6 +299,8 @@ class StudyConfig:
         Score and the model that computes it.
     store : str
         The store's folder, from the current one.
+    resources : Resources
+        What its jobs on a cluster ask for.
     """
 
     name: str
@@ -316,6 +316,7 @@ class StudyConfig:
     store: str
     tune: Tune | None = None
     confirm: Confirm | None = None
+    resources: Resources = Resources()
 
     def designs_on(self, source: Source) -> list[dict[str, Any]]:
         """Return the designs that are run on a backbone: those of the space whose positions it has."""

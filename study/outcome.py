@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from typing import Protocol
+from typing import Any, Protocol
 
 from study.executors.local import State
 from study.trial import Pack, Trial
 
 
 class Executor(Protocol):
-    """Where packs run."""
+    """Where packs run.
+
+    Attributes
+    ----------
+    listen : callable
+        Called with every event of a worker, as `study.worker` describes them.
+    """
+
+    listen: Callable[[dict[str, Any]], None]
+
+    @property
+    def slots(self) -> int:
+        """How many packs may run at once."""
+
+    def running(self) -> dict[str, Pack]:
+        """Take over the packs that an earlier driver submitted and that still wait or run; return them by handle."""
 
     def submit(self, packs: Sequence[Pack]) -> list[str]:
         """Queue packs; return a handle for each."""
@@ -24,7 +39,7 @@ class Executor(Protocol):
         """Stop packs."""
 
     def close(self) -> None:
-        """Stop everything."""
+        """Leave; stop what cannot go on without this process."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +60,8 @@ class Outcome:
         A sentence for each group of designs that cannot be run, because its tuning has nothing to choose from.
     told : str
         What a strategy that plans as it goes has found, or waits for.
+    elsewhere : list of str
+        A sentence for each process that holds trials and of which it cannot be told from here whether it still runs.
     """
 
     counts: dict[str, int]
@@ -53,6 +70,7 @@ class Outcome:
     waiting: int = 0
     impossible: list[str] = field(default_factory=list)
     told: str = ""
+    elsewhere: list[str] = field(default_factory=list)
 
     def summary(self) -> str:
         """How many trials have each status, in a line."""
@@ -69,4 +87,5 @@ class Outcome:
     def _repr_html_(self) -> str:
         """The summary, and what failed or cannot be run, as Jupyter shows them."""
         failed = [f"failed: {trial.label()}: {reason}" for trial, reason in self.failed]
-        return "".join(f"<p>{escape(line)}</p>" for line in (self.summary(), *failed, *self.impossible))
+        lines = (self.summary(), *failed, *self.impossible, *self.elsewhere)
+        return "".join(f"<p>{escape(line)}</p>" for line in lines)

@@ -13,6 +13,9 @@ from typing import Any
 
 from study.executors import slurm_jobs
 
+LOG = "ADAPTER_STUDY_LOG"
+"""Environment variable of a worker: the file that its standard error goes to, from the store's folder."""
+
 
 @dataclass(frozen=True)
 class Process:

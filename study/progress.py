@@ -82,7 +82,7 @@ class Bar:
             told = f"{self._score} {value:.3f}" if value is not None else event["status"]
             self._bar.update(self._task, completed=self._done, now=label, last=f"last: {told}", left=self._left())
             if self._plain:
-                reason = f" ({event['error']})" if event["error"] else ""
+                reason = f" ({event['error']})" if event.get("error") else ""
                 print(
                     f"{self._done}/{self._total} {label} · {told}{reason} · {self._left()}", file=sys.stderr, flush=True
                 )

@@ -21,6 +21,7 @@ from study.atomic import TEMPORARY, write_file
 from study.canonical import canonical_json
 from study.columns import IMAGE, MEASURED, ROW, SCORES, higher_is_better
 from study.commit import Fill, commit
+from study.executors.records import given_to_slurm
 from study.space import factor_texts
 from study.trial import FINAL, STATUSES, TrialResult
 
@@ -182,7 +183,7 @@ class Store:
         return merged
 
     def gc(self) -> list[str]:
-        """Delete what no row owns: temporary files, packs, claims, tables and folders of killed runs; return their paths.
+        """Delete what no row owns: packs, claims, temporary files, tables and folders of killed runs; return the paths.
 
         Not to be called while a study runs on this store: a trial about to be committed has no row yet. Packs that were
         given to SLURM stay, as they may still wait there; the driver, or `cancel`, deletes them.
@@ -199,7 +200,7 @@ class Store:
         for kind in ("pictures", "adapters"):
             parent = self.folder / kind
             doomed += [path for path in parent.iterdir() if path.name not in ids] if parent.is_dir() else []
-        doomed += sorted(file for file in self.packs.glob("*.json") if not file.with_suffix(".job").exists())
+        doomed += sorted(file for file in self.packs.glob("*.json") if not given_to_slurm(file))
         doomed += sorted(self.claims.glob("*.json"))
         deleted = []
         for path in dict.fromkeys(doomed):

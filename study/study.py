@@ -12,22 +12,21 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from adapters.faults import InputFault
 from study import config, plan, tuning
+from study.activity import activity
 from study.backbones.names import fetch
+from study.driver import Driver
 from study.executors.local import LocalExecutor, cores, devices
 from study.outcome import Executor, Outcome
 from study.progress import Bar
 from study.store import Known, Store
 from study.strategies.search import searches
 from study.tasks.specs import unknown_class
-from study.trial import ROLES, Pack, Trial, TrialResult
+from study.trial import ROLES, Trial
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from study.search import Found, Search
-
-TRIES = 3
-"""How often a trial is started before a worker's death counts as its failure."""
 
 
 class Study:
@@ -206,7 +205,8 @@ class Study:
         dict
             As `study.plan.status` has it, and `impossible`: a sentence for each group of designs that cannot be run;
             and of a strategy that plans as it goes `search`: its budget, what is planned of it and in how many
-            generations, whether it has ended, and what it found or waits for.
+            generations, whether it has ended, and what it found or waits for. `running`, `queued` and `lost` trials,
+            `jobs` and `failures`, as `study.activity.activity` has them.
         """
         known = {
             "backbone": [source.name for source in self.config.backbones],
@@ -219,6 +219,7 @@ class Study:
         choices = self.choices(rows)
         planned, unknown = self._planned(choices, rows), self.waiting(choices)
         told = plan.status(self.config.name, planned, rows, levels, tuning.trials(self.config, choices), unknown)
+        told |= activity(self.store, [*tuning.trials(self.config, choices), *planned], rows)
         told["impossible"] = tuning.impossible(self.config, choices)
         strategy, found = self.config.space.strategy, self.found(rows)
         return {**told, "search": found.state(strategy.trials)} if searches(strategy) and found else told
@@ -256,6 +257,7 @@ class Study:
         workers: int | None = None,
         pack: int | None = None,
         executor: Executor | None = None,
+        take_over: bool = False,
     ) -> Outcome:
         """Train and score the trials that have no row yet; safe to interrupt, run again to go on.
 
@@ -275,6 +277,8 @@ class Study:
             that does not fit is halved.
         executor : Executor, optional
             Where packs run; this machine by default.
+        take_over : bool
+            Run trials too that are held by a process of which it cannot be told from here whether it still runs.
 
         Returns
         -------
@@ -291,21 +295,24 @@ class Study:
         self.fetch()
         phases = self._phases({None} if only == "missing" else {"failed", "out_of_memory"}, limit)
         first = next(phases, None)
+        elsewhere: list[str] = []
         if first is not None:
             with Bar(self.config.primary) as bar:
-                places = self._devices(workers)
-                runner = executor or LocalExecutor(self.store, places, bar.hear)
+                runner: Executor = executor or LocalExecutor(self.store, self._devices(workers))
+                runner.listen = bar.hear
+                driver = Driver(self.config, self.store, runner, pack, take_over)
                 try:
                     for wanted, later, attempts in chain([first], phases):
                         bar.expect(wanted, later)
                         self._write_journal()
-                        self._drive(runner, wanted, attempts, len(places), pack)
+                        driver.drive(wanted, attempts)
+                    elsewhere = driver.elsewhere()
                     self._write_journal()
                 finally:
                     runner.close()
                     if self.config.keep == "best":
                         self.store.keep_best(self.config.primary)
-        return self._outcome()
+        return replace(self._outcome(), elsewhere=elsewhere)
 
     def _phases(self, states: set[str | None], limit: int | None) -> Iterator[tuple[list[Trial], int, dict[str, int]]]:
         """Yield what is to run, how much will follow and the attempts there are: the tuning, then what it has chosen.
@@ -335,36 +342,6 @@ class Study:
                 later = min(later, left)
             tried |= {trial.id for trial in wanted}
             yield wanted, later, known.attempts
-
-    def _drive(
-        self, executor: Executor, wanted: list[Trial], attempts: dict[str, int], workers: int, together: int | None
-    ) -> None:
-        """Run trials to their rows; those of a worker that died are tried again, each in a pack of its own."""
-        tries = Counter(trial.id for trial in wanted)
-        running: dict[str, Pack] = {}
-
-        def submit(trials: list[Trial], asked: int | None = None) -> None:
-            packs = plan.packs(self.config, trials, attempts, str(self.store.folder.resolve()), workers, together)
-            packs = [replace(pack, asked=asked) for pack in packs]
-            running.update(zip(executor.submit(packs), packs, strict=True))
-
-        submit(wanted)
-        while running:
-            for handle, state in executor.poll().items():
-                if handle not in running or state.name not in ("done", "lost"):
-                    continue
-                pack = running.pop(handle)
-                if state.name == "done":
-                    continue
-                left = [trial for trial in pack.trials if not self.store.has(trial.id, pack.attempts[trial.id])]
-                for trial in left:
-                    if tries[trial.id] < TRIES:
-                        tries[trial.id] += 1
-                        count = len(pack.trials)
-                        submit([trial], pack.asked or min(count, pack.together or count))
-                    else:
-                        result = TrialResult(trial, "failed", f"tried {TRIES} times; {state.reason}")
-                        self.store.commit(result, self.config.name, pack.attempts[trial.id])
 
     def _devices(self, workers: int | None) -> list[str]:
         found = devices()

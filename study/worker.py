@@ -7,7 +7,8 @@ of a trial, because then the process that fed it is gone.
 Trials of a pack that have their row are left out, and those that another process is at. So a pack may be run again.
 
 Standard output carries events only, one JSON object a line: `ready`; `step` {trial, step, steps}; `result` {trial,
-status, scores}; `held` {trial, by}; `pack` {pack} when a pack is through. What libraries print goes to standard error, the log.
+status, scores}; `held` {trial, by}; `pack` {pack} when a pack is through. What libraries print goes to standard error,
+the log.
 """
 
 from __future__ import annotations
@@ -29,12 +30,9 @@ from typing import Any
 
 from study.atomic import look_anew
 from study.claims import Claims
-from study.process import Judge, Process
+from study.process import LOG, Judge, Process
 from study.store import Store
 from study.trial import Claim, Pack, Progress, Sink, Trial, TrialResult
-
-LOG = "ADAPTER_STUDY_LOG"
-"""Environment variable: the file that standard error goes to, from the store's folder."""
 
 Runtime = Callable[[Pack, Sink, Progress, Claim], None]
 """Runs the trials of a pack that it may have, and hands each result to the sink as it ends."""

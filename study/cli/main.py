@@ -19,6 +19,7 @@ import typer
 COMMANDS = {
     "run": "Train and score every trial of a study that has no result yet, then print the ANOVA.",
     "status": "Say how far a study is.",
+    "cancel": "End the jobs of a study that wait or run on a cluster.",
     "params": "Count the trainable parameters of a design on a backbone.",
     "anova": "Print the analysis of variance of results.",
     "means": "Print means of factor levels or of their combinations.",

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Mapping
 from types import FrameType
 from typing import Annotated, Literal
 
 import typer
+from pydantic import ValidationError
 
 from adapters.faults import InputFault
 from study.cli.dry_run import describe
 from study.cli.memory import GradientCheckpointing, Offload
 from study.executors.local import WorkerFault
+from study.resources import Resources
 from study.saving import Saving
 from study.study import Study
 
@@ -32,9 +35,22 @@ def command(
     ] = "auto",
     gradient_checkpointing: GradientCheckpointing = False,
     offload: Offload = False,
+    executor: Annotated[
+        Literal["local", "slurm"], typer.Option(help="Where trials run: on this machine, or as jobs of a SLURM cluster.")
+    ] = "local",
+    partition: Annotated[str | None, typer.Option(help="SLURM: instead of the study's `resources`.")] = None,
+    account: Annotated[str | None, typer.Option(help="SLURM: instead of the study's `resources`.")] = None,
+    time: Annotated[str | None, typer.Option(help="SLURM: time limit of a job, such as 90m, 8h, 1-12.")] = None,
+    parallel: Annotated[int | None, typer.Option(min=1, help="SLURM: jobs that run at once at most.")] = None,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Run trials too of which it is not known whether others still run them.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and run nothing.")] = False,
 ) -> None:
     """Train and score every trial of a study that has no result yet, then print the ANOVA.
+
+    With --executor slurm this command may be left at any time (Ctrl-C): jobs go on, the same command takes them over,
+    and `adapter-study cancel` ends them. Several commands, also on several machines, may run one study at once.
 
     What the study's section `tune` asks for is tuned first. A run may be interrupted at any moment; the same command
     goes on. Exit code 1 if trials of the study failed, or cannot be run because tuning them has failed.
@@ -42,20 +58,31 @@ def command(
     Saving(gradient_checkpointing, offload).to_environment()
     together = together_of(pack)
     loaded = Study.load(study, store)
+    asked = {"partition": partition, "account": account, "time": time, "parallel": parallel}
+    resources = with_flags(loaded.config.resources, asked, executor)
     if dry_run:
         print("\n".join(describe(loaded)))
         return
+    jobs = None
+    if executor == "slurm":
+        from study.executors.slurm import SlurmExecutor
+
+        jobs = SlurmExecutor(loaded.store, resources)
     loaded.fetch()
     for warning in loaded.warnings():
         print(f"warning: {warning}", file=sys.stderr)
     signal.signal(signal.SIGTERM, interrupt)
     try:
-        outcome = loaded.run(only=only, limit=limit, workers=workers, pack=together)
+        outcome = loaded.run(
+            only=only, limit=limit, workers=workers, pack=together, executor=jobs, take_over=take_over
+        )
     except WorkerFault as fault:
         print(f"adapter-study: {fault}", file=sys.stderr)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        print("adapter-study: interrupted; what had finished is stored, the same command goes on", file=sys.stderr)
+        stored = "interrupted; what had finished is stored, the same command goes on"
+        on = f"left; jobs go on. The same command takes them over, `adapter-study cancel {study}` ends them"
+        print(f"adapter-study: {stored if jobs is None else on}", file=sys.stderr)
         raise typer.Exit(130) from None
     print(outcome.summary(), file=sys.stderr)
     _print_anova(loaded)
@@ -63,10 +90,30 @@ def command(
         print(f"failed: {trial.label()} ({trial.id[:12]}): {reason}", file=sys.stderr)
     if outcome.failed:
         print(f"`adapter-study run {study} --only failed` tries these once more", file=sys.stderr)
+    for reason in outcome.elsewhere:
+        print(reason, file=sys.stderr)
     for reason in outcome.impossible:
         print(f"cannot be run: {reason}", file=sys.stderr)
     if outcome.failed or outcome.impossible:
         raise typer.Exit(1)
+
+
+def with_flags(resources: Resources, flags: Mapping[str, object], executor: str) -> Resources:
+    """Return what jobs ask for, with what the command says instead of the study.
+
+    Raises
+    ------
+    InputFault
+        For a value that is wrong, or that the executor does not take.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    if given and executor != "slurm":
+        raise InputFault(f"got --{next(iter(given))}, which is for jobs of a cluster; expected --executor slurm with it")
+    try:
+        return Resources(**{**resources.model_dump(), **given})
+    except ValidationError as error:
+        found = error.errors()[0]
+        raise InputFault(f"--{found['loc'][0]}: {found['msg'].removeprefix('Value error, ')}") from error
 
 
 def together_of(pack: str) -> int | None:

@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
+from adapters.faults import InputFault
 from study.study import Study
+
+EVERY = 5
+"""Seconds between two looks of `--watch`."""
 
 
 def command(
     study: Annotated[str, typer.Argument(help="A study file, or a shipped study: quick, methods, paper, paper-micro.")],
     store: Annotated[str | None, typer.Option(help="Folder of the store, instead of the study's own.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Say it anew every few seconds, until Ctrl-C.")] = False,
 ) -> None:
     """Say how far a study is."""
-    found = Study.load(study, store).status()
-    print(json.dumps(found, ensure_ascii=False) if as_json else "\n".join(_lines(found)))
+    if watch and as_json:
+        raise InputFault("got --json and --watch, expected one of them: --json prints one document")
+    loaded = Study.load(study, store)
+    if not watch:
+        found = loaded.status()
+        print(json.dumps(found, ensure_ascii=False) if as_json else "\n".join(_lines(found)))
+        return
+    console = Console(highlight=False)
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            text = "\n".join(_lines(loaded.status()))
+            console.clear()
+            console.print(text, markup=False, soft_wrap=True)
+            time.sleep(EVERY)
 
 
 def _lines(found: dict[str, Any]) -> list[str]:
@@ -31,6 +51,17 @@ def _lines(found: dict[str, Any]) -> list[str]:
         generations = f"{search['generations']} generation{'s' * (search['generations'] != 1)}"
         planned = f"{search['planned']} of {search['budget']} trials planned"
         lines.append(f"search: {planned}, in {generations}. {search['told']}")
+    now = [f"{found[name]} {name}" for name in ("running", "queued", "lost") if found[name]]
+    if now:
+        lines.append(f"now: {', '.join(now)}{' (the next run tries these again)' * (found['lost'] > 0)}")
+    for job in found["jobs"]:
+        log = f", log {job['log']}" if job["log"] else ""
+        reason = f", {job['reason']}" if job["reason"] not in ("", "None") else ""
+        lines.append(f"  job {job['job'] or '?'}: {job['state']}, trials without a result {job['trials']}{log}{reason}")
+    for failure in found["failures"]:
+        lines.append(f"failed: {failure['trial']} ({failure['id'][:12]}): {failure['error']}")
+        if failure["log"]:
+            lines += [f"  log {failure['log']}:", *(f"    {line}" for line in failure["lines"])]
     lines += [f"cannot be run: {reason}" for reason in found["impossible"]]
     for factor, levels in found["by_factor"].items():
         lines.append(f"{factor}:")

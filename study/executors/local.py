@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from study.claims import Claims
-from study.process import Process
+from study.executors import records
+from study.executors.records import Record
+from study.process import LOG, Process
 from study.store import Store
 from study.trial import Pack
-from study.worker import LOG
 
 WORKER = (sys.executable, "-m", "study.worker")
 STARTS = 3
@@ -150,10 +151,9 @@ class LocalExecutor:
     def submit(self, packs: Iterable[Pack]) -> list[str]:
         """Write packs as JSON files and queue them; return a handle for each."""
         handles = []
-        self.store.packs.mkdir(parents=True, exist_ok=True)
         for pack in packs:
             handle = uuid.uuid4().hex
-            self._file(handle).write_text(pack.to_json(), encoding="utf-8")
+            records.write(self.store, handle, pack, Record("local", Process.of(os.getpid())))
             self._states[handle] = State("queued")
             self._queue.append(handle)
             handles.append(handle)
@@ -178,7 +178,7 @@ class LocalExecutor:
         for handle, state in states.items():
             if state.name in ("done", "lost"):
                 del self._states[handle]
-                self._file(handle).unlink(missing_ok=True)
+                records.delete(self.store, handle)
         return states
 
     def cancel(self, handles: Iterable[str]) -> None:
@@ -189,7 +189,7 @@ class LocalExecutor:
             self._end(hand)
         for handle in doomed:
             self._states.pop(handle, None)
-            self._file(handle).unlink(missing_ok=True)
+            records.delete(self.store, handle)
 
     def close(self) -> None:
         """End every worker and forget every pack."""
@@ -248,7 +248,7 @@ class LocalExecutor:
         hand.pack = handle
         self._states[handle] = State("running", hand.log)
         with contextlib.suppress(BrokenPipeError):  # it died idle; its end of file is about to be heard
-            hand.process.stdin.write(f"{self._file(handle)}\n")
+            hand.process.stdin.write(f"{records.file(self.store, handle)}\n")
             hand.process.stdin.flush()
 
     def _hear(self, hand: _Hand, event: dict[str, Any] | None) -> None:
@@ -293,9 +293,6 @@ class LocalExecutor:
         """Free what a dead worker held, for drivers on other machines, which cannot tell that it is dead."""
         with contextlib.suppress(OSError):
             Claims(self.store.claims).free(hand.who)
-
-    def _file(self, handle: str) -> Path:
-        return self.store.packs / f"{handle}.json"
 
 
 def _reap(process: subprocess.Popen[str]) -> int:

@@ -1,0 +1,124 @@
+"""What goes on in a store: trials that run, wait or were lost, and where failed ones tell why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from study.claims import Claims
+from study.executors import records, slurm_jobs
+from study.executors.local import WorkerFault
+from study.process import Judge
+from study.store import Store
+from study.trial import Trial
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_LINES = 5
+
+
+def activity(store: Store, trials: Sequence[Trial], rows: pd.DataFrame) -> dict[str, Any]:
+    """Return what goes on with the trials of a plan.
+
+    Returns
+    -------
+    dict
+        `running`, `queued`, `lost`: numbers of trials that have no result yet: those that a process is at, or whose job
+        runs; those that wait for one; those whose job or process ended without their row, which the next `run` tries
+        again. `jobs`: for each pack of a cluster its state, job, trials without a result, log and reason. `failures`:
+        for each failed trial its id, what it is, the error, the log's path and the last lines there that speak of it.
+    """
+    final = set(rows.loc[rows["status"].isin(("done", "diverged")), "id"]) if len(rows) else set()
+    known = {(id, int(attempt)) for id, attempt in zip(rows["id"], rows["attempt"], strict=True)}
+    names = {trial.id: trial for trial in trials}
+    states: dict[str, str] = {}
+    judge = Judge()
+
+    def note(id: str, attempt: int, state: str) -> None:
+        if id in names and id not in final and (id, attempt) not in known:
+            order = ("lost", "queued", "running")
+            states[id] = max(state, states.get(id, "lost"), key=order.index)
+
+    for (id, attempt), holder in Claims(store.claims).all().items():
+        if holder is not None:
+            note(id, attempt, "lost" if judge.alive(holder) is False else "running")
+    jobs = _jobs(store)
+    for job in jobs:
+        for id, attempt in job["attempts"].items():
+            note(id, attempt, job["state"])
+        job["trials"] = sum(id in states for id in job.pop("attempts"))
+    for _, pack, record in records.read(store):
+        if record.executor == "local":
+            for id, attempt in pack.attempts.items():
+                note(id, attempt, "lost" if judge.alive(record.owner) is False else "queued")
+    counts = list(states.values())
+    return {
+        **{state: counts.count(state) for state in ("running", "queued", "lost")},
+        "jobs": [job for job in jobs if job["trials"]],
+        "failures": _failures(store, names, rows),
+    }
+
+
+def _jobs(store: Store) -> list[dict[str, Any]]:
+    packs = list(records.read(store))
+    if not any(record.executor == "slurm" for _, _, record in packs):
+        return []
+    from study.executors.slurm import ended, log_of, submitted
+
+    try:
+        found = submitted(store, slurm_jobs.cluster())
+    except WorkerFault:
+        return []
+    told = []
+    for _, pack, _, job in found:
+        if job is not None and job.active:
+            state, log = "queued" if job.waits else "running", log_of(store, job.id)
+            reason = job.reason if job.waits else ""
+        else:
+            lost = ended(store, job)
+            state, log, reason = "lost", lost.log, lost.reason
+        told.append(
+            {
+                "state": state,
+                "job": job.id if job is not None else None,
+                "log": str(log) if log is not None and log.exists() else None,
+                "reason": reason,
+                "attempts": dict(pack.attempts),
+            }
+        )
+    return told
+
+
+def _failures(store: Store, names: dict[str, Trial], rows: pd.DataFrame) -> list[dict[str, Any]]:
+    told = []
+    failed = rows[rows["status"].isin(("failed", "out_of_memory")) & rows["id"].isin(names)]
+    for row in failed.to_dict("records"):
+        label, log = names[row["id"]].label(), row.get("log")
+        path = store.folder / log if isinstance(log, str) and log else None
+        there = path is not None and path.resolve().is_relative_to(store.logs.resolve()) and path.is_file()
+        told.append(
+            {
+                "id": row["id"],
+                "trial": label,
+                "error": row["error"],
+                "log": str(path) if there else None,
+                "lines": lines_about(path, label) if there and path is not None else [],
+            }
+        )
+    return told
+
+
+def lines_about(log: Path, label: str) -> list[str]:
+    """Return the last lines of a log that tell how a trial failed; of all of it, if none names the trial."""
+    lines = [line.rstrip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    begins = [index for index, line in enumerate(lines) if f"{label} failed" in line]
+    if not begins:
+        return lines[-_LINES:]
+    own = lines[begins[-1] : begins[-1] + 1]
+    for line in lines[begins[-1] + 1 :]:
+        if line[:4].isdigit() and line[4:5] == "-":  # the next message begins with its date
+            break
+        own.append(line)
+    return own[-_LINES:]

@@ -1,0 +1,93 @@
+"""The section `resources` of a study file: what its jobs on a cluster ask for."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+_MINUTES = {"m": 1, "h": 60, "d": 24 * 60}
+
+
+def minutes(text: str) -> int:
+    """Return a time limit in minutes.
+
+    Parameters
+    ----------
+    text : str
+        As people write it, `90m`, `8h`, `2d`, or as SLURM does with its days or hours: `1-12`, `1-12:30:00`,
+        `8:00:00`. Seconds count as a whole minute.
+
+    Raises
+    ------
+    ValueError
+        If it is neither, or no time.
+    """
+    told = f"got {text!r}, expected a time such as 90m, 8h, 2d, 1-12 (days-hours) or '8:00:00'"
+    if short := re.fullmatch(r"(\d{1,6})([mhd])", text):
+        found = int(short[1]) * _MINUTES[short[2]]
+    elif long := re.fullmatch(r"(?:(\d{1,4})-(\d{1,2})(?::(\d{1,2})(?::(\d{1,2}))?)?|(\d{1,4}):(\d{2}):(\d{2}))", text):
+        days, hours, mins, secs, own_hours, own_mins, own_secs = (int(part or 0) for part in long.groups())
+        found = days * 24 * 60 + (hours + own_hours) * 60 + mins + own_mins + (secs + own_secs > 0)
+    else:
+        raise ValueError(told)
+    if found < 1:
+        raise ValueError(told)
+    return found
+
+
+def _time(value: Any) -> Any:
+    # YAML reads 8:00:00 without quotes as a number, so a number is never taken for a time.
+    if not isinstance(value, str):
+        raise ValueError(f"got {value!r}, expected a time such as 90m, 8h, 2d, 1-12 (days-hours) or '8:00:00' (quoted)")
+    minutes(value)
+    return value
+
+
+def _word(value: str) -> str:
+    # These become lines of a script.
+    if not re.fullmatch(r"[A-Za-z0-9_.,:@+*|&()\[\]!<>=%/-]+", value):
+        raise ValueError(f"got {value!r}, expected SLURM's own words, without spaces or quotes")
+    return value
+
+
+_Word = Annotated[str, AfterValidator(_word), Field(max_length=500)]
+
+
+class Resources(BaseModel):
+    """What each job, which runs one pack, asks SLURM for.
+
+    Attributes
+    ----------
+    partition, account, qos, constraint, gres, exclude : str, optional
+        As `sbatch` takes them.
+    time : str
+        Time limit. A job that reaches it goes back into the queue and goes on with the trials that have no row.
+    gpus : int
+        A pack trains on one GPU, or on CPU cores. A kind of GPU is asked for with `gres` instead.
+    cpus : int, optional
+    memory : str, optional
+        Such as 16G.
+    parallel : int
+        Jobs that run at once at most.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    partition: _Word | None = None
+    account: _Word | None = None
+    qos: _Word | None = None
+    constraint: _Word | None = None
+    gres: _Word | None = None
+    exclude: _Word | None = None
+    time: Annotated[str, BeforeValidator(_time)] = "4h"
+    gpus: int = Field(default=0, ge=0, le=1, strict=True)
+    cpus: int | None = Field(default=None, ge=1, strict=True)
+    memory: Annotated[str, Field(pattern=r"^[1-9][0-9]*[KMGT]$")] | None = None
+    parallel: int = Field(default=16, ge=1, strict=True)
+
+    @property
+    def minutes(self) -> int:
+        """The time limit in minutes."""
+        return minutes(self.time)
