@@ -74,7 +74,8 @@ def _jobs(store: Store) -> list[dict[str, Any]]:
     told = []
     for _, pack, _, job in found:
         if job is not None and job.active:
-            state, log = "queued" if job.waits else "running", log_of(store, job.id)
+            state = "queued" if job.waits else "running"
+            log: Path | None = log_of(store, job.id)
             reason = job.reason if job.waits else ""
         else:
             lost = ended(store, job)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from study import plan
 from study.atomic import look_anew
@@ -31,6 +32,8 @@ class Driver:
     Parameters
     ----------
     config, store, executor
+    listen : callable
+        Called with an event for each trial that got its row elsewhere.
     together : int, optional
         As `Pack.together`.
     take_over : bool
@@ -40,6 +43,7 @@ class Driver:
     config: StudyConfig
     store: Store
     executor: Executor
+    listen: Callable[[dict[str, Any]], None] = lambda event: None
     together: int | None = None
     take_over: bool = False
     _tries: Counter[str] = field(default_factory=Counter, init=False)
@@ -118,7 +122,7 @@ class Driver:
         left = len(self._others)
         for id, (trial, attempt) in list(self._others.items()):
             if self.store.has(id, attempt):
-                self.executor.listen({"event": "result", "trial": id, "status": "run elsewhere", "scores": {}})
+                self.listen({"event": "result", "trial": id, "status": "run elsewhere", "scores": {}})
             elif (holder := claims.holder(id, attempt)) is None:
                 free.append((trial, attempt))
             elif (alive := judge.alive(holder)) is None and not self.take_over:

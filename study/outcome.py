@@ -12,15 +12,10 @@ from study.trial import Pack, Trial
 
 
 class Executor(Protocol):
-    """Where packs run.
+    """Where packs run."""
 
-    Attributes
-    ----------
-    listen : callable
-        Called with every event of a worker, as `study.worker` describes them.
-    """
-
-    listen: Callable[[dict[str, Any]], None]
+    def attach(self, listen: Callable[[dict[str, Any]], None]) -> None:
+        """Have every event of a worker, as `study.worker` describes them, passed on from within `poll`."""
 
     @property
     def slots(self) -> int:

@@ -299,8 +299,8 @@ class Study:
         if first is not None:
             with Bar(self.config.primary) as bar:
                 runner: Executor = executor or LocalExecutor(self.store, self._devices(workers))
-                runner.listen = bar.hear
-                driver = Driver(self.config, self.store, runner, pack, take_over)
+                runner.attach(bar.hear)
+                driver = Driver(self.config, self.store, runner, bar.hear, pack, take_over)
                 try:
                     for wanted, later, attempts in chain([first], phases):
                         bar.expect(wanted, later)

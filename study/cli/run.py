@@ -36,7 +36,7 @@ def command(
     gradient_checkpointing: GradientCheckpointing = False,
     offload: Offload = False,
     executor: Annotated[
-        Literal["local", "slurm"], typer.Option(help="Where trials run: on this machine, or as jobs of a SLURM cluster.")
+        Literal["local", "slurm"], typer.Option(help="Where trials run: on this machine, or as jobs of SLURM.")
     ] = "local",
     partition: Annotated[str | None, typer.Option(help="SLURM: instead of the study's `resources`.")] = None,
     account: Annotated[str | None, typer.Option(help="SLURM: instead of the study's `resources`.")] = None,
@@ -108,7 +108,7 @@ def with_flags(resources: Resources, flags: Mapping[str, object], executor: str)
     """
     given = {name: value for name, value in flags.items() if value is not None}
     if given and executor != "slurm":
-        raise InputFault(f"got --{next(iter(given))}, which is for jobs of a cluster; expected --executor slurm with it")
+        raise InputFault(f"got --{next(iter(given))}, which is for jobs of SLURM; expected --executor slurm with it")
     try:
         return Resources(**{**resources.model_dump(), **given})
     except ValidationError as error:

@@ -139,6 +139,10 @@ class LocalExecutor:
     _stillborn: int = field(default=0, init=False)
     _started: int = field(default=0, init=False)
 
+    def attach(self, listen: Callable[[dict[str, Any]], None]) -> None:
+        """Have every event of a worker, as `study.worker` describes them, passed on from within `poll`."""
+        self.listen = listen
+
     @property
     def slots(self) -> int:
         """How many packs run at once."""

@@ -80,6 +80,10 @@ class SlurmExecutor:
         if not self._cluster:
             raise InputFault("SLURM does not answer here (`scontrol show config`); expected a machine of the cluster")
 
+    def attach(self, listen: Callable[[dict[str, Any]], None]) -> None:
+        """Have every event of a worker, as `study.worker` describes them, passed on from within `poll`."""
+        self.listen = listen
+
     @property
     def slots(self) -> int:
         """How many packs may run at once."""
