@@ -82,34 +82,46 @@ class Driver:
             for holder, count in counts.items()
         ]
 
-    def _submit(self, trials: Sequence[Trial], attempts: Mapping[str, int], asked: int | None = None) -> None:
-        self._tries.update(trial.id for trial in trials)
-        folder = str(self.store.folder.resolve())
-        packs = plan.packs(self.config, trials, attempts, folder, self.executor.slots, self.together)
-        packs = [replace(pack, asked=asked, take_over=self.take_over) for pack in packs]
+    def _submit(self, trials: Sequence[Trial], attempts: Mapping[str, int]) -> None:
+        self._start(plan.packs(self.config, trials, attempts, self._folder, self.executor.slots, self.together))
+
+    def _start(self, packs: Sequence[Pack]) -> None:
+        packs = [replace(pack, take_over=self.take_over) for pack in packs]
+        self._tries.update(trial.id for pack in packs for trial in pack.trials)
         self._running.update(zip(self.executor.submit(packs), packs, strict=True))
+
+    @property
+    def _folder(self) -> str:
+        return str(self.store.folder.resolve())
 
     def _ended(self, pack: Pack, state: State) -> None:
         look_anew(self.store.folder / "trials")
         left = [trial for trial in pack.trials if not self.store.has(trial.id, pack.attempts[trial.id])]
         claims, judge = Claims(self.store.claims), Judge()
+        lost = []
         for trial in left:
             attempt = pack.attempts[trial.id]
             holder = claims.holder(trial.id, attempt)
             if state.name == "done" or (holder is not None and judge.alive(holder) is not False):
                 self._others[trial.id] = trial, attempt
             else:
-                count = len(pack.trials)
-                self._again(trial, attempt, state, pack.asked or min(count, pack.together or count))
+                lost.append(trial)
+        count = len(pack.trials)
+        self._again(lost, pack.attempts, state, pack.asked or min(count, pack.together or count))
 
-    def _again(self, trial: Trial, attempt: int, state: State, asked: int) -> None:
-        if self._tries[trial.id] < TRIES:
-            self._submit([trial], {trial.id: attempt - 1}, asked)
-            return
-        log = str(state.log.relative_to(self.store.folder)) if state.log is not None else ""
-        failed = TrialResult(trial, "failed", f"tried {TRIES} times; {state.reason}", columns={"log": log})
-        self.store.commit(failed, self.config.name, attempt)
-        Claims(self.store.claims).release(trial.id, attempt)
+    def _again(self, trials: Sequence[Trial], attempts: Mapping[str, int], state: State, asked: int) -> None:
+        """Try lost trials again, each in a pack of its own, unless they were tried often enough."""
+        earlier = {trial.id: attempts[trial.id] - 1 for trial in trials}
+        packs: list[Pack] = []
+        for trial in trials:
+            if self._tries[trial.id] < TRIES:
+                packs += plan.packs(self.config, [trial], earlier, self._folder, together=self.together)
+                continue
+            log = str(state.log.relative_to(self.store.folder)) if state.log is not None else ""
+            failed = TrialResult(trial, "failed", f"tried {TRIES} times; {state.reason}", columns={"log": log})
+            self.store.commit(failed, self.config.name, attempts[trial.id])
+            Claims(self.store.claims).release(trial.id, attempts[trial.id])
+        self._start([replace(pack, asked=asked) for pack in packs])
 
     def _look_at_others(self) -> None:
         """Find out what became of the trials that others were at; wait a little if nothing did."""
@@ -132,10 +144,10 @@ class Driver:
             else:
                 continue
             del self._others[id]
+        attempts = {trial.id: attempt for trial, attempt in free}
         fresh = [trial for trial, _ in free if self._tries[trial.id] < TRIES]
-        self._submit(fresh, {trial.id: attempt - 1 for trial, attempt in free})
-        for trial, attempt in free:
-            if trial not in fresh:
-                self._again(trial, attempt, State("lost", reason="every process that was at it ended without a row"), 1)
+        self._submit(fresh, {id: attempt - 1 for id, attempt in attempts.items()})
+        spent = [trial for trial, _ in free if trial not in fresh]
+        self._again(spent, attempts, State("lost", reason="every process that was at it ended without a row"), 1)
         if len(self._others) == left:
             time.sleep(PAUSE)
