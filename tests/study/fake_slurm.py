@@ -1,4 +1,4 @@
-"""SLURM's commands in one file: sbatch, srun, squeue, scancel, scontrol, sacct, each called by a link of its name.
+"""SLURM's commands in one file: sbatch, srun, squeue, scancel, scontrol, sacct, each a copy under its name.
 
 Jobs run at once, in the background; FAKE_SLURM is the folder that holds a file for each: its name, state and process.
 FAKE_SLURM/hold, if it is there, keeps new jobs waiting; FAKE_SLURM/down makes every command fail.
@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 HOME = Path(os.environ.get("FAKE_SLURM", "."))
-COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol", "sacct")
+COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol", "sacct", "job")
 
 
 def install(folder: Path) -> Path:
@@ -65,7 +65,7 @@ def sbatch(script: str) -> None:
 def begin(id: str) -> None:
     """Run a job in the background, as a program of its own that outlives the caller."""
     subprocess.Popen(
-        [sys.executable, __file__, "job", id],
+        [sys.executable, str(Path(__file__).with_name("job")), id],
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
 
@@ -86,9 +86,9 @@ def srun(*words: str) -> None:
     while left and left[0].startswith("--"):
         option = left.pop(0)
         if option in ("--output", "--error"):
-            file = left.pop(0).replace("%A_%a", f"{number}_{place}").replace("%j", number).replace("%t", "0")
-            files[option] = open(file, "a")
-    sys.exit(subprocess.run(left, stdout=files["--output"], stderr=files["--error"], check=False).returncode)
+            files[option] = left.pop(0).replace("%A_%a", f"{number}_{place}").replace("%j", number).replace("%t", "0")
+    with open(files["--output"], "a") as out, open(files["--error"], "a") as err:
+        sys.exit(subprocess.run(left, stdout=out, stderr=err, check=False).returncode)
 
 
 def squeue(*words: str) -> None:
@@ -101,9 +101,10 @@ def squeue(*words: str) -> None:
 def scancel(*ids: str) -> None:
     for id in ids:
         told = jobs()[id]
-        if told["state"] == "RUNNING":
+        if told["state"] == "RUNNING" and "pid" in told:
             os.killpg(told["pid"], signal.SIGKILL)
-        put(id, state="CANCELLED")
+        if told["state"] in ("RUNNING", "PENDING"):
+            put(id, state="CANCELLED")
 
 
 def scontrol(*words: str) -> None:
@@ -125,7 +126,4 @@ if __name__ == "__main__":
     if (HOME / "down").exists():
         time.sleep(0.01)
         sys.exit("Unable to contact slurm controller")
-    called = Path(sys.argv[0]).name
-    function, *rest = [called, *sys.argv[1:]] if called in COMMANDS else sys.argv[1:]
-    if function == "job" or function in COMMANDS:
-        globals()[function](*rest)
+    globals()[Path(sys.argv[0]).name](*sys.argv[1:])

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from study.driver import TRIES
 from study.executors.local import LocalExecutor, WorkerFault
 from study.plan import packs
 from study.store import Store
-from study.driver import TRIES
 from study.study import Study
 from tests.study import fakes
 
