@@ -1,0 +1,169 @@
+"""A study on a true SLURM of two nodes on this machine: jobs and driver are killed midway, and every row is there once.
+
+`python tests/cluster/slurm.py FOLDER start` starts the same cluster by hand.
+"""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from study.study import Study
+from tests.study import fakes
+
+ROOT = Path(__file__).resolve().parents[2]
+_spec = importlib.util.spec_from_file_location("cluster_of_two", Path(__file__).with_name("slurm.py"))
+servers = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(servers)
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(servers.lacking() is not None, reason=str(servers.lacking()))]
+
+STUDY = {
+    "name": "tiny",
+    "backbone": "micro-unet",
+    "factors": {"input": ["CA_out", "FFN_in"], "output": ["FFN_in", "Trans_out"]},
+    "fixed": {"method": "adapter", "width": 2},
+    "tasks": ["subject/robot"],
+    "protocol": {"steps": 3, "batch": 1, "prior_pictures": 1, "sampling_steps": 2, "pictures": 1},
+    "scores": {"clip_i": "micro-clip"},
+    "resources": {"partition": "main", "time": "1h", "parallel": 2, "cpus": 1},
+}
+TRIALS = 5
+"""Four valid pairs and the untuned backbone."""
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """The cluster; its folder has a short path, as sockets' paths may not be long."""
+    with tempfile.TemporaryDirectory(prefix="sl") as folder:
+        found = servers.Cluster(Path(folder))
+        found.start()
+        try:
+            yield found
+        finally:
+            found.stop()
+
+
+@pytest.fixture
+def environment(cluster, monkeypatch):
+    for name, value in {**cluster.environment, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}.items():
+        monkeypatch.setenv(name, value)
+    yield
+    slurm("scancel", "-u", str(os.getuid()))
+    wait_until(lambda: not active("RUNNING", "PENDING", "COMPLETING"))
+
+
+def adapter_study(*words: object) -> subprocess.Popen:
+    command = [sys.executable, "-m", "study.cli.main", *map(str, words)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+
+
+def slurm(*words: str) -> list[str]:
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
+
+
+def active(*states: str) -> list[str]:
+    return slurm("squeue", "-h", "-r", "-o", "%i", "-t", ",".join(states))
+
+
+def wait_until(condition, seconds: float = 240):
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.2)
+    return found
+
+
+def hurry(job: str) -> None:
+    """Spare a job that is put back into the queue the two minutes that SLURM lets it wait."""
+    wait_until(lambda: job in active("PENDING"))
+    slurm("scontrol", "update", f"jobid={job}", "starttime=now")
+
+
+def check_once(study: Path, status: str = "done") -> None:
+    loaded = Study.load(study)
+    attempts = loaded.store.attempts()
+    assert sorted(attempts["id"]) == sorted(trial.id for trial in loaded.trials)
+    assert set(attempts["status"]) == {status} and set(attempts["attempt"]) == {1}
+    assert list(loaded.store.packs.iterdir()) == []
+    assert all((loaded.store.folder / log).is_file() for log in attempts["log"])
+
+
+def test_study_on_micro_unet_ends_whole_though_jobs_and_driver_were_killed(environment, tmp_path):
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump({**STUDY, "store": str(tmp_path / "store")}, sort_keys=False))
+    store = Study.load(file).store
+    command = ["run", file, "--executor", "slurm", "--pack", "1"]
+    driver = adapter_study(*command)
+    running = wait_until(lambda: active("RUNNING"))
+    driver.send_signal(signal.SIGKILL)
+    driver.communicate()
+    told = json.loads(adapter_study("status", file, "--json").communicate()[0])
+    assert told["running"] + told["queued"] + told["reference"]["done"] + told["done"] == TRIALS
+    slurm("scancel", running[0])
+    other = min(wait_until(lambda: set(active("RUNNING")) - {running[0]}))
+    slurm("scontrol", "requeue", other)
+    hurry(other)
+    driver = adapter_study(*command)
+    said = driver.communicate(timeout=500)
+    assert driver.returncode == 0, said
+    assert store.rows()["clip_i"].notna().sum() == TRIALS
+    check_once(file)
+
+
+def test_what_slurm_does_to_jobs_costs_no_row_and_doubles_none(environment, tmp_path, monkeypatch):
+    """Faked trials of a second: preemption and time limit by signal, a requeue, a cancel, two drivers, both left."""
+    monkeypatch.setenv("FAKE_SECONDS", "1")
+    file = fakes.study_file(tmp_path, seeds=1, tasks=fakes.SECTIONS["tasks"][:1])
+    script = tmp_path / "drive.py"
+    script.write_text(
+        "from study.executors.slurm import SlurmExecutor\n"
+        "from study.resources import Resources\n"
+        "from study.study import Study\n"
+        "from tests.study import fakes\n"
+        f"loaded = Study.load({str(file)!r})\n"
+        "runner = SlurmExecutor(loaded.store, Resources(parallel=2, time='1h'), command=fakes.COMMAND, every=2)\n"
+        "print(loaded.run(executor=runner).counts)\n"
+    )
+    store = Study.load(file).store
+    drivers = [subprocess.Popen([sys.executable, script]) for _ in range(2)]
+    preempted = wait_until(lambda: active("RUNNING"))[0]
+    wait_until(lambda: not store.rows().empty)
+    subprocess.run(["scancel", "--signal=USR2", preempted], check=False)
+    hurry(preempted)
+    for driver in drivers:
+        driver.send_signal(signal.SIGINT)
+    for driver in drivers:
+        driver.wait(60)
+    assert active("RUNNING", "PENDING"), "jobs go on without a driver"
+    other = wait_until(lambda: active("RUNNING"))[0]
+    slurm("scontrol", "requeue", other)
+    hurry(other)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=400, check=True)
+    assert done.stdout.strip() == "{'done': 13}", done.stderr
+    check_once(file)
+    # Oracle: the fake runtime's score is a function of the id alone.
+    rows = store.rows()
+    assert rows["clip_i"].tolist() == [fakes.score(id) for id in rows["id"]]
+
+
+def test_cancel_ends_the_jobs(environment, tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE_SECONDS", "100")
+    file = fakes.study_file(tmp_path, seeds=1)
+    driver = adapter_study("run", file, "--executor", "slurm", "--partition", "main", "--time", "1h")
+    wait_until(lambda: active("RUNNING"))
+    driver.send_signal(signal.SIGINT)
+    _, said = driver.communicate(timeout=60)
+    assert driver.returncode == 130 and "jobs go on" in said
+    told = adapter_study("cancel", file).communicate()[0]
+    assert "ended" in told and not told.startswith("0")
+    wait_until(lambda: not active("RUNNING", "PENDING", "COMPLETING"))
+    assert os.listdir(Study.load(file).store.packs) == []
