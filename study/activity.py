@@ -75,7 +75,7 @@ def _jobs(store: Store) -> list[dict[str, Any]]:
     for _, pack, _, job in found:
         if job is not None and job.active:
             state = "queued" if job.waits else "running"
-            log: Path | None = log_of(store, job.id)
+            log: Path | None = log_of(store, job)
             reason = job.reason if job.waits else ""
         else:
             lost = ended(store, job)

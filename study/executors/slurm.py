@@ -21,7 +21,7 @@ from study.executors import records, slurm_jobs
 from study.executors.local import WORKER, State, WorkerFault, tail
 from study.executors.records import Record
 from study.executors.slurm_jobs import Job
-from study.executors.slurm_worker import LOGS, NOTICE, PackJob
+from study.executors.slurm_worker import NOTICE, PackJob
 from study.process import Process
 from study.resources import Resources
 from study.store import Store
@@ -122,6 +122,8 @@ class SlurmExecutor:
 
         name = f"study-{packs[0].study}-{uuid.uuid4().hex[:12]}"
         folder = self.store.folder.resolve()
+        # A folder that is new: submitit unpickles what it finds there under a job's number.
+        logs = logs_of(Store(folder), name)
         handles = [uuid.uuid4().hex for _ in packs]
         for index, (handle, pack) in enumerate(zip(handles, packs, strict=True)):
             record = Record("slurm", Process.of(os.getpid()), name, index, self._cluster)
@@ -129,12 +131,13 @@ class SlurmExecutor:
             self._given[handle] = _Given(record)
         try:
             # Preempted jobs may start again any number of times; who reaches the time limit must have made progress.
-            executor = submitit.SlurmExecutor(folder / "logs" / LOGS, max_num_timeout=1_000_000)
+            executor = submitit.SlurmExecutor(logs, max_num_timeout=1_000_000)
             executor.update_parameters(**parameters(self.resources, name))
             with executor.batch():
                 for handle in handles:
                     path = str(records.file(Store(folder), handle))
-                    executor.submit(PackJob(str(folder), path, self.resources.minutes, self.command))
+                    given = str(logs.relative_to(folder))
+                    executor.submit(PackJob(str(folder), path, given, self.resources.minutes, self.command))
         except (FailedJobError, FailedSubmissionError, RuntimeError, OSError) as error:
             for handle in handles:
                 del self._given[handle]
@@ -210,12 +213,17 @@ class SlurmExecutor:
                         self.listen(event)
 
     def _log(self, job: Job, kind: str) -> Path:
-        return log_of(self.store, job.id, kind)
+        return log_of(self.store, job, kind)
 
 
-def log_of(store: Store, id: str, kind: str = "err") -> Path:
+def logs_of(store: Store, name: str) -> Path:
+    """Return the folder of an array's logs."""
+    return store.logs / "slurm" / name
+
+
+def log_of(store: Store, job: Job, kind: str = "err") -> Path:
     """Return the log of a job: `err` holds what it logs, `out` the worker's events."""
-    return store.logs / LOGS / f"{id}_0_log.{kind}"
+    return logs_of(store, job.name) / f"{job.id}_0_log.{kind}"
 
 
 def submitted(store: Store, cluster: str) -> list[tuple[str, Pack, Record, Job | None]]:
@@ -244,7 +252,7 @@ def ended(store: Store, job: Job | None) -> State:
         return State("lost", reason="SLURM does not know its job any more")
     state = job.state if not job.active else slurm_jobs.ended([job.id]).get(job.id, "")
     how = f"ended as {state}" if state else "is not known to SLURM any more"
-    log = log_of(store, job.id)
+    log = log_of(store, job)
     end = " | ".join(tail(log))
     reason = f"the SLURM job {job.id} {how}; the end of its log {log}: {end or '(empty)'}"
     return State("lost", log if log.exists() else None, reason)

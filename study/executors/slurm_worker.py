@@ -22,9 +22,6 @@ from study.trial import Pack
 NOTICE = 90
 """Seconds before the end of its time at which a job is told of it."""
 
-LOGS = "slurm"
-"""The folder of jobs' logs in that of all logs."""
-
 log = logging.getLogger("submitit")
 
 
@@ -35,15 +32,18 @@ class PackJob:
     ----------
     store, pack : str
         Absolute paths of the store's folder and the pack's file.
+    logs : str
+        The folder of the job's logs, from the store's.
     minutes : int
         The job's time limit.
     command : sequence of str
         Starts a worker.
     """
 
-    def __init__(self, store: str, pack: str, minutes: int, command: Sequence[str] = WORKER) -> None:
+    def __init__(self, store: str, pack: str, logs: str, minutes: int, command: Sequence[str] = WORKER) -> None:
         self.store = store
         self.pack = pack
+        self.logs = logs
         self.minutes = minutes
         self.command = tuple(command)
         self._begin = 0.0
@@ -63,7 +63,7 @@ class PackJob:
         code = subprocess.run(
             [*command, self.store, self.pack],
             stdin=subprocess.DEVNULL,
-            env=environment(cores(), f"logs/{LOGS}/{own_job()}_0_log.err"),
+            env=environment(cores(), f"{self.logs}/{own_job()}_0_log.err"),
             preexec_fn=_go_on,
             check=False,
         ).returncode
@@ -83,7 +83,7 @@ class PackJob:
                 self.minutes,
             )
             return None
-        return DelayedSubmission(PackJob(self.store, self.pack, self.minutes, self.command))
+        return DelayedSubmission(PackJob(self.store, self.pack, self.logs, self.minutes, self.command))
 
     def _missing(self) -> int:
         store, pack = Store(Path(self.store)), Pack.from_json(Path(self.pack).read_text(encoding="utf-8"))

@@ -156,7 +156,7 @@ def test_job_at_its_time_limit_goes_on_only_if_a_trial_has_ended(study, tmp_path
     (pack,) = packs(study.config, study.trials, {}, str(study.store.folder))
     file = tmp_path / "pack.json"
     file.write_text(pack.to_json())
-    job = PackJob(str(study.store.folder), str(file), 3, fakes.COMMAND)
+    job = PackJob(str(study.store.folder), str(file), "logs", 3, fakes.COMMAND)
     job()
     assert job.checkpoint() is not None, "preempted before its time was up"
     job._begin -= 3 * 60
