@@ -12,25 +12,22 @@ import shutil
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapters.faults import InputFault
-from study.atomic import TEMPORARY, write_file
+from study.atomic import TEMPORARY
 from study.canonical import canonical_json
 from study.columns import IMAGE, MEASURED, ROW, SCORES, higher_is_better
 from study.commit import Fill, commit
 from study.executors.records import given_to_slurm
 from study.space import factor_texts
+from study.tables import attempts_in, completed, files_of, fill_table, read_tables, table_of, write_table
 from study.trial import FINAL, STATUSES, TrialResult
 
 if TYPE_CHECKING:
     import pandas as pd
-    import pyarrow as pa
 
-SCHEMA_VERSION = 1
-_VERSION_KEY = b"adapter-study-schema"
 _TABLES = ("trials", "images", "curves")
 
 
@@ -110,14 +107,14 @@ class Store:
                 {**image, "id": id, "attempt": attempt, "index": index, "file": file}
                 for index, (image, file) in enumerate(zip(result.images, shown, strict=True))
             ]
-            pieces[self.folder / "images" / name] = lambda part: _fill_table(part, _table(images, IMAGE))
+            pieces[self.folder / "images" / name] = lambda part: fill_table(part, table_of(images, IMAGE))
         if result.curves:
             curves = [{"id": id, "attempt": attempt, **point} for point in result.curves]
             columns = {"id": "string", "attempt": "int64"}
-            pieces[self.folder / "curves" / name] = lambda part: _fill_table(part, _table(curves, columns))
+            pieces[self.folder / "curves" / name] = lambda part: fill_table(part, table_of(curves, columns))
         if result.adapter is not None and keep != "none":
             pieces[self.adapter(id)] = lambda folder: _save_adapter(folder, result, row)
-        return commit(self.folder, self.folder / "trials" / name, _table([row], ROW), pieces, self._merged)
+        return commit(self.folder, self.folder / "trials" / name, table_of([row], ROW), pieces, self._merged)
 
     def has(self, id: str, attempt: int) -> bool:
         """Say whether an attempt has its row."""
@@ -130,7 +127,7 @@ class Store:
             return False
         id, _, attempt = file.stem.partition(".")
         merged = sorted((self.folder / "trials").glob("merged-*.parquet"))
-        return any((id, int(attempt)) in _pairs(each) for each in merged)
+        return any((id, int(attempt)) in attempts_in(each) for each in merged)
 
     @property
     def _compacted(self) -> Path:
@@ -171,11 +168,11 @@ class Store:
         """
         merged = 0
         for kind in _TABLES:
-            files = _files(self.folder / kind)
+            files = files_of(self.folder / kind)
             if len(files) < 2:
                 continue
             # A name of its own each time: a merge must never replace the file that it reads.
-            _write_table(self.folder / kind / f"merged-{uuid.uuid4().hex}.parquet", _read(files))
+            write_table(self.folder / kind / f"merged-{uuid.uuid4().hex}.parquet", read_tables(files))
             self._compacted.touch()
             for file in files:
                 file.unlink(missing_ok=True)
@@ -193,7 +190,7 @@ class Store:
         ids = set(rows["id"])
         doomed = [path for path in self.folder.rglob(f"*{TEMPORARY}") if path.exists()]
         for kind in ("images", "curves"):
-            for file in _files(self.folder / kind):
+            for file in files_of(self.folder / kind):
                 id, _, attempt = file.stem.partition(".")
                 if attempt.isdigit() and (id, int(attempt)) not in owned:
                     doomed.append(file)
@@ -231,10 +228,10 @@ class Store:
 
     def _frame(self, kind: str, columns: Mapping[str, str]) -> pd.DataFrame:
         for _ in range(5):
-            files = _files(self.folder / kind)
+            files = files_of(self.folder / kind)
             try:
-                table = _read(files) if files else _table([], columns)
-                return _with(columns, table).to_pandas()
+                table = read_tables(files) if files else table_of([], columns)
+                return completed(columns, table).to_pandas()
             except FileNotFoundError:
                 continue  # compacted by another process since it was listed: look again
         raise InputFault(f"{self.folder / kind} changes faster than it can be read; try again")
@@ -286,7 +283,7 @@ def read_results(path: str | Path) -> pd.DataFrame:
     if not path.is_file():
         raise InputFault(f"{path}: no such file or folder; expected a store, a parquet file or a CSV")
     if path.suffix.lower() == ".parquet":
-        return _read([path]).to_pandas()
+        return read_tables([path]).to_pandas()
     if path.suffix.lower() == ".csv":
         try:
             return pd.read_csv(path, dtype=str, keep_default_na=False)
@@ -327,87 +324,6 @@ def _row(result: TrialResult, study: str, attempt: int) -> dict[str, Any]:
 def _one_a_trial(frame: pd.DataFrame) -> pd.DataFrame:
     order = frame.assign(_late=~frame["status"].isin(FINAL)).sort_values(["_late", "attempt"], kind="stable")
     return order.drop_duplicates("id").drop(columns="_late").sort_index().reset_index(drop=True)
-
-
-def _table(rows: list[dict[str, Any]], columns: Mapping[str, str]) -> pa.Table:
-    """Return rows as a table: the named columns with their types, others with the type of their values."""
-    import pyarrow as pa
-
-    def array(name: str) -> pa.Array:
-        return pa.array([row.get(name) for row in rows], type=columns.get(name))
-
-    others = dict.fromkeys(name for row in rows for name in row if name not in columns)
-    table = pa.table({name: array(name) for name in [*columns, *others]})
-    return table.replace_schema_metadata({_VERSION_KEY: str(SCHEMA_VERSION).encode()})
-
-
-def _with(columns: Mapping[str, str], table: pa.Table) -> pa.Table:
-    """Return a table with all of its columns of this version, empty where an earlier version wrote it without."""
-    import pyarrow as pa
-
-    return pa.concat_tables([_table([], columns), table], promote_options="permissive")
-
-
-def _files(folder: Path) -> list[Path]:
-    """Return a table's files; merged ones first, then by name."""
-    return sorted(folder.glob("*.parquet"), key=lambda file: (not file.name.startswith("merged-"), file.name))
-
-
-def _read(files: Iterable[Path]) -> pa.Table:
-    """Return the rows of tables, each attempt of each trial from the first file that has it."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    tables = []
-    seen: set[tuple[str, int]] = set()
-    for file in files:
-        try:
-            with pq.ParquetFile(file) as opened:
-                table = opened.read()
-        except FileNotFoundError:
-            raise
-        except (pa.ArrowException, OSError) as error:
-            reason = str(error).splitlines()[0]
-            told = f"{file}: cannot be read as parquet ({reason}); delete it, or give another file"
-            raise InputFault(told) from error
-        version = (table.schema.metadata or {}).get(_VERSION_KEY, str(SCHEMA_VERSION).encode()).decode()
-        if version != str(SCHEMA_VERSION):
-            raise InputFault(
-                f"{file}: was written with store schema {version}, this version of adapter-study reads "
-                f"{SCHEMA_VERSION}; use the version that wrote it"
-            )
-        if {"id", "attempt"} <= set(table.column_names):
-            pairs = list(zip(table["id"].to_pylist(), table["attempt"].to_pylist(), strict=True))
-            fresh = [pair not in seen for pair in pairs]
-            seen.update(pairs)
-            if not all(fresh):
-                table = table.filter(pa.array(fresh))
-        tables.append(table)
-    joined = pa.concat_tables(tables, promote_options="permissive")
-    return joined.replace_schema_metadata({_VERSION_KEY: str(SCHEMA_VERSION).encode()})
-
-
-@lru_cache(maxsize=8)
-def _pairs(file: Path) -> frozenset[tuple[str, int]]:
-    """Return the attempts in a merged file."""
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(file) as opened:
-            table = opened.read(columns=["id", "attempt"])
-    except FileNotFoundError:  # merged with others since it was listed: the row is in the new file
-        return frozenset()
-    return frozenset(zip(table["id"].to_pylist(), table["attempt"].to_pylist(), strict=True))
-
-
-def _fill_table(path: Path, table: pa.Table) -> None:
-    import pyarrow.parquet as pq
-
-    pq.write_table(table, path)
-
-
-def _write_table(path: Path, table: pa.Table) -> None:
-    write_file(path, lambda part: _fill_table(part, table))
 
 
 def _save_pictures(folder: Path, files: list[str], pictures: Iterable[Any]) -> None:

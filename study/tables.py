@@ -1,0 +1,98 @@
+"""Tables of a store as parquet files: written with the version of their schema, read from many files as one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adapters.faults import InputFault
+from study.atomic import write_file
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SCHEMA_VERSION = 1
+_VERSION_KEY = b"adapter-study-schema"
+
+
+def table_of(rows: list[dict[str, Any]], columns: Mapping[str, str]) -> pa.Table:
+    """Return rows as a table: the named columns with their types, others with the type of their values."""
+    import pyarrow as pa
+
+    def array(name: str) -> pa.Array:
+        return pa.array([row.get(name) for row in rows], type=columns.get(name))
+
+    others = dict.fromkeys(name for row in rows for name in row if name not in columns)
+    table = pa.table({name: array(name) for name in [*columns, *others]})
+    return table.replace_schema_metadata({_VERSION_KEY: str(SCHEMA_VERSION).encode()})
+
+
+def completed(columns: Mapping[str, str], table: pa.Table) -> pa.Table:
+    """Return a table with all of its columns of this version, empty where an earlier version wrote it without."""
+    import pyarrow as pa
+
+    return pa.concat_tables([table_of([], columns), table], promote_options="permissive")
+
+
+def files_of(folder: Path) -> list[Path]:
+    """Return a table's files; merged ones first, then by name."""
+    return sorted(folder.glob("*.parquet"), key=lambda file: (not file.name.startswith("merged-"), file.name))
+
+
+def read_tables(files: Iterable[Path]) -> pa.Table:
+    """Return the rows of tables, each attempt of each trial from the first file that has it."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    tables = []
+    seen: set[tuple[str, int]] = set()
+    for file in files:
+        try:
+            with pq.ParquetFile(file) as opened:
+                table = opened.read()
+        except FileNotFoundError:
+            raise
+        except (pa.ArrowException, OSError) as error:
+            reason = str(error).splitlines()[0]
+            told = f"{file}: cannot be read as parquet ({reason}); delete it, or give another file"
+            raise InputFault(told) from error
+        version = (table.schema.metadata or {}).get(_VERSION_KEY, str(SCHEMA_VERSION).encode()).decode()
+        if version != str(SCHEMA_VERSION):
+            raise InputFault(
+                f"{file}: was written with store schema {version}, this version of adapter-study reads "
+                f"{SCHEMA_VERSION}; use the version that wrote it"
+            )
+        if {"id", "attempt"} <= set(table.column_names):
+            pairs = list(zip(table["id"].to_pylist(), table["attempt"].to_pylist(), strict=True))
+            fresh = [pair not in seen for pair in pairs]
+            seen.update(pairs)
+            if not all(fresh):
+                table = table.filter(pa.array(fresh))
+        tables.append(table)
+    joined = pa.concat_tables(tables, promote_options="permissive")
+    return joined.replace_schema_metadata({_VERSION_KEY: str(SCHEMA_VERSION).encode()})
+
+
+@lru_cache(maxsize=8)
+def attempts_in(file: Path) -> frozenset[tuple[str, int]]:
+    """Return the attempts in a merged file."""
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(file) as opened:
+            table = opened.read(columns=["id", "attempt"])
+    except FileNotFoundError:  # merged with others since it was listed: the row is in the new file
+        return frozenset()
+    return frozenset(zip(table["id"].to_pylist(), table["attempt"].to_pylist(), strict=True))
+
+
+def fill_table(path: Path, table: pa.Table) -> None:
+    import pyarrow.parquet as pq
+
+    pq.write_table(table, path)
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    write_file(path, lambda part: fill_table(part, table))
