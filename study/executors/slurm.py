@@ -22,7 +22,7 @@ from study.executors.local import WORKER, State, WorkerFault, tail
 from study.executors.records import Record
 from study.executors.slurm_jobs import Job
 from study.executors.slurm_worker import NOTICE, PackJob
-from study.process import Process
+from study.process import Judge, Process
 from study.resources import Resources
 from study.store import Store
 from study.trial import Pack
@@ -91,15 +91,19 @@ class SlurmExecutor:
 
     def running(self) -> dict[str, Pack]:
         """Take over the packs that wait or run, whoever submitted them; return them by handle."""
-        taken = {}
+        taken, judge = {}, Judge()
         for handle, pack, record, job in submitted(self.store, self._cluster):
             if job is not None and job.active:
                 log = self._log(job, "out")
                 self._given[handle] = _Given(record, job, log.stat().st_size if log.exists() else 0)
                 taken[handle] = pack
-            else:
+            # Another driver may be about to submit what SLURM does not know.
+            elif job is not None or judge.alive(record.owner) is False or self._through(pack):
                 records.delete(self.store, handle)
         return taken
+
+    def _through(self, pack: Pack) -> bool:
+        return all(self.store.has(trial.id, pack.attempts.get(trial.id, 1)) for trial in pack.trials)
 
     def submit(self, packs: Iterable[Pack]) -> list[str]:
         """Write packs as JSON files and submit them; return a handle for each.

@@ -5,16 +5,20 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from adapters.faults import InputFault
+from study.cli.run import with_flags
 from study.executors import records, slurm_jobs
 from study.executors.local import WorkerFault
+from study.executors.records import Record
 from study.executors.slurm import SlurmExecutor, parameters
 from study.executors.slurm_worker import PackJob
 from study.plan import packs
+from study.process import Process
 from study.resources import Resources, minutes
 from study.study import Study
 from tests.study import fake_slurm, fakes
@@ -91,6 +95,15 @@ def test_driver_may_leave_and_the_next_one_takes_its_jobs_over(study, slurm):
     assert study.run(executor=second).counts == {"done": 5}
     check_once(study)
     assert len(states(slurm)) == 2, "only the two trials that were missing were submitted"
+
+
+def test_pack_that_another_driver_is_about_to_submit_is_left_and_that_of_a_dead_one_deleted(study):
+    (pack,) = packs(study.config, study.trials, {}, str(study.store.folder))
+    me = Process.of(os.getpid())
+    records.write(study.store, "a", pack, Record("slurm", me, "not-there-yet", 0, "fake"))
+    records.write(study.store, "b", pack, Record("slurm", replace(me, start=me.start - 1), "never", 0, "fake"))
+    assert executor(study).running() == {}
+    assert [handle for handle, _, _ in records.read(study.store)] == ["a"]
 
 
 def test_lost_job_is_told_and_its_trial_is_tried_three_times(tmp_path, slurm, monkeypatch):
@@ -206,3 +219,12 @@ def test_states_of_jobs(slurm):
         "3_0": (True, True, 0), "3_1": (True, False, 1), "3_2": (False, False, 2), "4": (True, True, 0)
     }  # fmt: skip
     (slurm / "3_0.json").unlink()  # it has no script that could be run in the end
+
+
+def test_flags_come_before_the_study_and_are_for_slurm_only():
+    asked = Resources(partition="a", time="1h")
+    assert with_flags(asked, {"partition": "b", "time": None}, "slurm") == Resources(partition="b", time="1h")
+    with pytest.raises(InputFault, match="expected --executor slurm"):
+        with_flags(asked, {"partition": "b"}, "local")
+    with pytest.raises(InputFault, match="--time: got 'soon'"):
+        with_flags(asked, {"time": "soon"}, "slurm")
