@@ -1,7 +1,7 @@
 """The subject task as it is declared: a subject of the built-in world, or a folder of photographs with a class word.
 
-Keys: `pictures` (a folder), `class`, `token`, `prompts` (left out: those of the world's subjects), `crop`, `flip`. Without
-`pictures` the name is one of the built-in world.
+Keys: `pictures` (a folder), `class`, `token`, `prompts` (left out: those of the world's subjects), `crop`, `flip`.
+Without `pictures` the name is one of the built-in world.
 """
 
 from __future__ import annotations

@@ -7,7 +7,9 @@ import pytest
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RevisionNotFoundError
 
 from adapters.faults import InputFault
+from study import Study
 from study.backbones import content_hash, fetch, load, resolve
+from study.backbones.names import resolve_scorer
 from tests.study import fakes
 
 REPLY = Mock(status_code=403, headers={}, text="")
@@ -76,3 +78,20 @@ def test_a_third_text_encoder_is_missing_only_where_it_is_said_to_be(tmp_path):
     index |= {"text_encoder_3": [None, None], "tokenizer_3": [None, None]}
     (tmp_path / "pipe" / "model_index.json").write_text(json.dumps(index))
     assert resolve(str(tmp_path / "pipe")).kind == "folder"
+
+
+def test_a_scorer_that_the_hub_has_pickled_only_is_refused_with_what_to_do(monkeypatch, tmp_path):
+    (tmp_path / "config.json").write_text("{}")  # pickled weights are not even downloaded
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *given, **named: tmp_path)
+    with pytest.raises(InputFault, match="pickled weights .*name a revision that has safetensors, or a folder"):
+        fetch(resolve_scorer("facebook/dino-vits16"))
+
+
+def test_scorers_of_the_hub_are_fetched_before_anything_runs(monkeypatch, tmp_path):
+    scores = {"clip_i": "org/clip@abc", "clip_t": "org/clip@abc", "dino_i": "org/dino", "colour": "world"}
+    study = Study(tmp_path, name="far", backbone="micro-unet", tasks=["subject/robot"], scores=scores, primary="clip_i",
+                  fixed={"method": "lora"}, factors={"rank": [1]})  # fmt: skip
+    fetched = []
+    monkeypatch.setattr("study.study.fetch", fetched.append)
+    study.fetch()
+    assert [source.name for source in fetched] == ["org/clip@abc", "org/dino"]

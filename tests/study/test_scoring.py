@@ -120,14 +120,14 @@ IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.2
 
 
 def dino_like():
-    """A small random facebook/dino-vits16, with its preprocessor_config.json, written before there were image processors."""
+    """A small random facebook/dino-vits16 with its preprocessor_config.json, older than image processors."""
     model = ViTModel(ViTConfig(**TOWER, image_size=32, patch_size=16), add_pooling_layer=False)
     told = {"do_resize": True, "size": 32, "resample": 2, "feature_extractor_type": "ViTFeatureExtractor"}
     return model, told, lambda image: image.resize((32, 32), Image.Resampling.BILINEAR)
 
 
 def dinov2_like():
-    """A small random facebook/dinov2-base, with its preprocessor_config.json; made for larger pictures than it is given."""
+    """A small random facebook/dinov2-base with its preprocessor_config.json; its pictures are smaller than it knows."""
     model = Dinov2Model(Dinov2Config(**TOWER, mlp_ratio=2, image_size=70, patch_size=14))
     told = {
         "do_resize": True, "size": {"shortest_edge": 32}, "resample": 3, "do_center_crop": True,
