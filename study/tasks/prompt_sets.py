@@ -3,7 +3,7 @@
 `{}` stands where the token and the class word go.
 """
 
-OBJECTS = (
+_PLACES = (
     "a {} in the jungle",
     "a {} in the snow",
     "a {} on the beach",
@@ -14,6 +14,17 @@ OBJECTS = (
     "a {} with a mountain in the background",
     "a {} with a blue house in the background",
     "a {} on top of a purple rug in a forest",
+)
+_LOOKS = (
+    "a red {}",
+    "a purple {}",
+    "a shiny {}",
+    "a wet {}",
+    "a cube shaped {}",
+)
+
+OBJECTS = (
+    *_PLACES,
     "a {} with a wheat field in the background",
     "a {} with a tree and autumn leaves in the background",
     "a {} with the Eiffel Tower in the background",
@@ -24,25 +35,12 @@ OBJECTS = (
     "a {} on top of the sidewalk in a crowded street",
     "a {} on top of a dirt road",
     "a {} on top of a white rug",
-    "a red {}",
-    "a purple {}",
-    "a shiny {}",
-    "a wet {}",
-    "a cube shaped {}",
+    *_LOOKS,
 )
 """The 25 for things."""
 
 LIVE = (
-    "a {} in the jungle",
-    "a {} in the snow",
-    "a {} on the beach",
-    "a {} on a cobblestone street",
-    "a {} on top of pink fabric",
-    "a {} on top of a wooden floor",
-    "a {} with a city in the background",
-    "a {} with a mountain in the background",
-    "a {} with a blue house in the background",
-    "a {} on top of a purple rug in a forest",
+    *_PLACES,
     "a {} wearing a red hat",
     "a {} wearing a santa hat",
     "a {} wearing a rainbow scarf",
@@ -53,11 +51,7 @@ LIVE = (
     "a {} wearing pink glasses",
     "a {} wearing a yellow shirt",
     "a {} in a purple wizard outfit",
-    "a red {}",
-    "a purple {}",
-    "a shiny {}",
-    "a wet {}",
-    "a cube shaped {}",
+    *_LOOKS,
 )
 """The 25 for live subjects: cats and dogs."""
 
