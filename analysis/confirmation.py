@@ -155,7 +155,7 @@ def chance(
     if not {chosen, reference} <= set(trials["design"]):
         return None
     values = _differences(trials, chosen, [reference])[reference].dropna().to_numpy()
-    if not can_be_tested(values, float(trials["y"].abs().max())):
+    if not _can_be_tested(values, float(trials["y"].abs().max())):
         return None
     away = margin * np.sqrt(tasks) / values.std(ddof=1)
     return float(nct.sf(t_distribution.ppf(level, tasks - 1), tasks - 1, away))
@@ -211,7 +211,7 @@ def _rows(trials: pd.DataFrame, differences: pd.DataFrame, level: float, scale: 
         if len(values) > 1:
             row["sd"] = float(values.std(ddof=1))
             row["se"] = row["sd"] / np.sqrt(len(values))
-        if can_be_tested(values, scale):
+        if _can_be_tested(values, scale):
             test = ttest_1samp(values, 0)
             interval = test.confidence_interval(level)
             row |= {"df": float(test.df), "t": float(test.statistic), "p": float(test.pvalue)}
@@ -223,7 +223,7 @@ def _rows(trials: pd.DataFrame, differences: pd.DataFrame, level: float, scale: 
     return frame
 
 
-def can_be_tested(values: np.ndarray, scale: float) -> bool:
+def _can_be_tested(values: np.ndarray, scale: float) -> bool:
     """Whether there are tasks enough, and their differences vary by more than rounding."""
     return len(values) >= FEWEST and bool(values.std(ddof=1) > 8 * np.finfo(float).eps * scale)
 
@@ -235,7 +235,7 @@ def _noninferior(
         return None
     values = differences[reference].dropna().to_numpy()
     mean = float(values.mean()) if len(values) else None
-    if not can_be_tested(values, scale):
+    if not _can_be_tested(values, scale):
         return NonInferiority(reference, margin, mean, None, None, None, None)
     test = ttest_1samp(sign * values, -margin, alternative="greater")
     bound = float(test.confidence_interval(level).low)

@@ -81,7 +81,8 @@ def grids(found: Sensitivity) -> Figure:
 def near_best_curves(found: NearBest) -> Figure:
     """Share of each method's settings against the distance to the best: its own, and that of all methods.
 
-    Lines are means over tasks, bands their intervals at each distance by itself; the distance of the test is dotted.
+    Lines are means over tasks, bands their intervals at each distance by itself, none where all tasks give the same
+    share; the distance of the test is dotted.
     """
     figure = new_figure(9.0, 3.7)
     axes = figure.subplots(1, 2, sharey=True)
@@ -92,9 +93,7 @@ def near_best_curves(found: NearBest) -> Figure:
             line = found.curve[(found.curve["of"] == of) & (found.curve["method"] == method)]
             colour = COLOURS[k % len(COLOURS)]
             ax.plot(line["within"], line["share"], color=colour, linewidth=1.8, label=method)
-            # Where tasks agree exactly there is no interval; the band is closed there, so that it is not torn.
-            low, high = line["lower"].fillna(line["share"]), line["upper"].fillna(line["share"])
-            ax.fill_between(line["within"], low, high, color=colour, alpha=0.12 if banded else 0, linewidth=0)
+            ax.fill_between(line["within"], line["lower"], line["upper"], color=colour, alpha=0.1, linewidth=0)
         ax.axvline(found.within, color=MUTED, linewidth=1, linestyle=":")
         ax.set_xlabel(f"distance to {words} on the task ({found.response})")
         ax.set_ylim(-0.02, 1.02)

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import t as t_distribution
 from scipy.stats import ttest_1samp
 
 from adapters.faults import InputFault
 from analysis.compared import check_level
-from analysis.confirmation import can_be_tested
 from analysis.confirmation_result import FEWEST
 from analysis.declared import names
 from analysis.means import LEVEL
@@ -181,12 +181,13 @@ def _measures(
     return {"share": _shares(own, within), "share_overall": _shares(overall, within), "sd": sd}
 
 
-def _ends(values: np.ndarray, level: float, size: float) -> tuple[float, float]:
-    """The t interval of the mean over tasks; NaN where there are too few, or they do not vary."""
-    if not can_be_tested(values, size):
-        return np.nan, np.nan
-    interval = ttest_1samp(values, 0).confidence_interval(level)
-    return float(interval.low), float(interval.high)
+def _ends(values: np.ndarray, level: float, size: float) -> tuple[np.ndarray, np.ndarray]:
+    """The t interval of the mean over tasks, which are the last axis; NaN where they are too few, or do not vary."""
+    count = values.shape[-1]
+    mean, sd = values.mean(axis=-1), values.std(axis=-1, ddof=1) if count > 1 else np.zeros(values.shape[:-1])
+    tested = (count >= FEWEST) & (sd > 8 * np.finfo(float).eps * size)
+    half = np.where(tested, sd, np.nan) / np.sqrt(count) * t_distribution.isf((1 - level) / 2, max(count - 1, 1))
+    return mean - half, mean + half
 
 
 def _size(measure: str, size: float) -> float:
@@ -217,7 +218,7 @@ def _contrasts(
             apart = own[measure] - values[against][measure]
             low, high = _ends(apart, level, _size(measure, size))
             row: dict[str, Any] = {"measure": measure, "method": method, "difference": float(apart.mean())}
-            row |= {"lower": low, "upper": high, "t": np.nan, "df": len(apart) - 1, "p": np.nan}
+            row |= {"lower": float(low), "upper": float(high), "t": np.nan, "df": len(apart) - 1, "p": np.nan}
             if low == low:
                 test = ttest_1samp(apart, 0)
                 row |= {"t": float(test.statistic), "p": float(test.pvalue)}
@@ -229,15 +230,15 @@ def _contrasts(
 
 def _curve(gaps: dict[str, dict[str, np.ndarray]], within: float, level: float) -> pd.DataFrame:
     """Mean share against the distance, with the interval at each distance by itself."""
-    rows = []
+    parts = []
+    distances = np.linspace(0, REACH * within, POINTS)
     for of, methods in gaps.items():
         for method, own in methods.items():
-            for distance in np.linspace(0, REACH * within, POINTS):
-                shares = _shares(own, float(distance))
-                low, high = np.clip(_ends(shares, level, 1.0), 0, 1).tolist()
-                row = {"of": of, "method": method, "within": float(distance), "share": float(shares.mean())}
-                rows.append({**row, "lower": low, "upper": high})
-    return pd.DataFrame(rows)
+            shares = np.stack([_shares(own, float(distance)) for distance in distances])
+            low, high = np.clip(_ends(shares, level, 1.0), 0, 1)
+            columns = {"within": distances, "share": shares.mean(axis=1), "lower": low, "upper": high}
+            parts.append(pd.DataFrame({"of": of, "method": method, **columns}))
+    return pd.concat(parts, ignore_index=True)
 
 
 def _notes(grids: dict[str, pd.DataFrame], tasks: Sequence[str]) -> list[str]:
