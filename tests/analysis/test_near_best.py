@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from scipy.stats import ttest_rel
 
 from adapters.faults import InputFault
+from analysis import settings_near_best
 from analysis.settings_near_best import near_best
 
 # Scores by method, task and setting. Within .1 of the task's best of the method: lora 1, 2, 1 of 4; krona 3, 4, 2.
@@ -41,8 +42,9 @@ def test_shares_are_counted_on_each_task_and_averaged():
     shares = found.by_task.pivot(index="method", columns="task", values="share")
     assert shares.loc["lora"].tolist() == [1 / 4, 2 / 4, 1 / 4]
     assert shares.loc["krona"].tolist() == [3 / 4, 4 / 4, 2 / 4]
-    assert _row(found, "krona")["share"] == pytest.approx(9 / 12) and _row(found, "lora")["share"] == pytest.approx(1 / 3)
-    # The best of both is .8, .7, .7: of lora 1, 2, 1 settings lie within .1 of it, of krona 1, 1, 2 (.70, .60, .70 .69).
+    assert _row(found, "krona")["share"] == pytest.approx(9 / 12)
+    assert _row(found, "lora")["share"] == pytest.approx(4 / 12)
+    # The best of both is .8, .7, .7: within .1 of it lie 1, 2, 1 settings of lora and 1, 1, 2 of krona.
     overall = found.by_task.pivot(index="method", columns="task", values="share_overall")
     assert overall.loc["lora"].tolist() == [1 / 4, 2 / 4, 1 / 4]
     assert overall.loc["krona"].tolist() == [1 / 4, 1 / 4, 2 / 4]
@@ -162,38 +164,40 @@ def test_wrong_calls_say_what_is_wrong():
         near_best(frame, "y", ["lr", "task"], "lora", 0.1)
 
 
-def _study(rng: np.random.Generator, tasks: int, noise: float, widths: dict[str, float]) -> pd.DataFrame:
-    """Parabolas over ten rates whose peak moves from task to task; a wide one has many settings near its best."""
+def _study(rng: np.random.Generator, tasks: int, widths: dict[str, float]) -> pd.DataFrame:
+    """Bells over ten rates whose peak moves from task to task; a wide one has many settings near its best."""
     rates = np.linspace(-2, 2, 10)
-    scores = {}
+    parts = []
     for method, width in widths.items():
-        peaks = rng.normal(0, 0.5, size=tasks)
-        curves = np.exp(-(((rates - peaks[:, None]) / width) ** 2)) + noise * rng.normal(size=(tasks, 10))
-        scores[method] = curves
-    rows = [
-        {"method": m, "lr": k, "task": t, "y": v[t, k]} for m, v in scores.items() for t in range(tasks) for k in range(10)
-    ]
-    return pd.DataFrame(rows)
+        peaks = rng.normal(0, 0.5, size=(tasks, 1))
+        y = np.exp(-(((rates - peaks) / width) ** 2)) + 0.05 * rng.normal(size=(tasks, 10))
+        lr, task = np.tile(np.arange(10), tasks), np.repeat(np.arange(tasks), 10)
+        parts.append(pd.DataFrame({"method": method, "lr": lr, "task": task, "y": y.ravel()}))
+    return pd.concat(parts, ignore_index=True)
 
 
-def _compared(frame: pd.DataFrame):
+def _compared(frame: pd.DataFrame) -> pd.Series:
     found = near_best(frame, "y", "lr", "lora", 0.25)
     return found.contrasts[found.contrasts["measure"] == "share"].iloc[0]
 
 
-@pytest.mark.parametrize("tasks", [4, 8])
-def test_the_interval_of_the_difference_holds_the_truth_as_often_as_it_says(tasks):
-    """300 studies, the truth from one of 2,000 tasks; nominal 95 %, three standard errors of a simulation are 3.8."""
-    widths, rng = {"lora": 1.0, "krona": 2.0}, np.random.default_rng(tasks)
-    truth = _compared(_study(rng, 2000, 0.05, widths))["difference"]
-    rows = [_compared(_study(rng, tasks, 0.05, widths)) for _ in range(300)]
-    held = np.mean([row["lower"] <= truth <= row["upper"] for row in rows])
+@pytest.fixture
+def alone(monkeypatch):
+    """With two methods there is nothing to correct for, and statsmodels' correction takes most of the time."""
+    monkeypatch.setattr(settings_near_best, "holm", lambda p: p)
+
+
+def test_the_interval_of_the_difference_holds_the_truth_as_often_as_it_says(alone):
+    """200 studies of five tasks, the truth from one of 4,000; nominal 95 %, three standard errors are 4.6 points."""
+    widths, rng = {"lora": 1.0, "krona": 2.0}, np.random.default_rng(0)
+    truth = _compared(_study(rng, 4000, widths))["difference"]
+    rows = [_compared(_study(rng, 5, widths)) for _ in range(200)]
     assert truth > 0.1
-    assert 0.912 <= held <= 0.988
+    assert 0.904 <= np.mean([row["lower"] <= truth <= row["upper"] for row in rows]) <= 0.996
 
 
-def test_methods_that_do_not_differ_are_said_to_in_one_study_of_twenty():
+def test_methods_that_do_not_differ_are_said_to_in_one_study_of_twenty(alone):
+    """200 studies; three standard errors of 5 % are 4.6 points. Without a difference in any task there is no p."""
     rng = np.random.default_rng(1)
-    p = np.array([_compared(_study(rng, 6, 0.05, {"lora": 1.5, "krona": 1.5}))["p"] for _ in range(300)])
-    known = p[~np.isnan(p)]
-    assert len(known) > 280 and 0.012 <= (known < 0.05).mean() <= 0.088
+    p = np.array([_compared(_study(rng, 5, {"lora": 1.5, "krona": 1.5}))["p"] for _ in range(200)])
+    assert np.isnan(p).sum() < 10 and 0.004 <= (p < 0.05).mean() <= 0.096
