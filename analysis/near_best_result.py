@@ -15,11 +15,8 @@ from analysis.result import Result
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MEASURES = {
-    "share": "share of settings near the method's own best",
-    "share_overall": "share of settings near the best of all methods",
-    "sd": "SD of the scores over the settings",
-}
+MEASURES = ("share", "share_overall", "sd")
+"""Of each method on each task: settings near its own best, near the best of all methods, SD over the settings."""
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,8 @@ def test_lower_is_better_and_all_rows_together(results):
 
 def test_methods_are_compared_with_one_of_them_task_by_task_and_drawn(results, tmp_path):
     figure = tmp_path / "near.png"
-    words = ["--response", "score", "--settings", "lr,rank", "--within", "0.1", "--against", "bitfit", "-o", str(figure)]
+    words = ["--response", "score", "--settings", "lr,rank", "--within", "0.1", "--against", "bitfit"]
+    words += ["-o", str(figure)]
     done = call(str(results), *words, "--json")
     assert done.exit_code == 0, done.stderr
     compared = json.loads(done.stdout)["near_best"]
@@ -91,10 +92,8 @@ def _tuned(folder: Path) -> Path:
     store = Store(folder / "store")
     for method, size in (("lora", {"rank": 2}), ("krona", {"a1": 2, "a2": 2})):
         for k, (rate, task) in enumerate([*product((1e-4, 1e-3, 1e-2), "xyz"), (1e-3, "w")]):
-            trial = Trial(
-                "b", {"method": method, **size}, task, 0, Protocol(learning_rate=rate), "study" if task == "w" else "tune",
-                backbone_hash="b", task_hash=task,
-            )  # fmt: skip
+            design, role = {"method": method, **size}, "study" if task == "w" else "tune"
+            trial = Trial("b", design, task, 0, Protocol(learning_rate=rate), role, backbone_hash="b", task_hash=task)
             score = 0.5 - 0.1 * abs(np.log10(rate) + 3) + 0.01 * np.sin(k)
             store.commit(TrialResult(trial, "done", scores={"clip_i": float(score)}), "fake")
     return store.folder
