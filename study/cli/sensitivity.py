@@ -73,6 +73,12 @@ def command(
     asked, block_names = listed(settings, "--settings"), listed(blocks, "--blocks")
     told_apart = [*asked, *([by] if by else [])]
     frame = rows(results, [response], columns_of(told_apart, block_names), where or [], tuning)
+    alike = [name for name in asked if name.startswith("protocol.") and name not in frame.columns]
+    if alike:
+        raise InputFault(
+            f"--settings {','.join(alike)}: the rows of {results} do not differ in {', '.join(alike)}"
+            + ("" if tuning else "; --tuning takes the trials of a store's tuning, where the protocol varies")
+        )
     higher = higher_is_better(response) if lower_is_better is None else not lower_is_better
     found = sensitivity(
         frame, response, asked, by or None, block_names, within, draws, seed, higher_is_better=higher,

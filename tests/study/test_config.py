@@ -198,7 +198,7 @@ def test_shipped_studies_are_right_and_as_large_as_declared(monkeypatch, root):
     assert len(sizes["paper"].tasks) == len(sizes["paper-micro"].tasks) == 8
     assert len(sizes["quick"].tasks) >= 2 and len(sizes["quick"].seeds) >= 2
     sensitivity = config.read(config.find("sensitivity"))
-    # Four methods at two sizes, each a group of its own, so that the grid of two numbers of steps and five rates is whole.
+    # Four methods at two sizes, each a group of its own, so that the grid (two numbers of steps, five rates) is whole.
     assert [len(group.points) for group in groups(sensitivity)] == [2 * 5] * 8
 
 
