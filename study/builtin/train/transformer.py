@@ -90,8 +90,8 @@ def train_transformer(transformer: PixArtTransformer2DModel, text_encoder: CLIPT
             return velocity(lambda noisy: transformer(noisy, context, timesteps, encoder_attention_mask=mask).sample,
                             clean, noise, timesteps)
 
-    # On a CPU attention by plain products: the fused kernel's gradient in bfloat16 is six times slower there. The choice
-    # is one for all threads, so it is made outside of them.
+    # On a CPU attention by plain products: the fused kernel's gradient in bfloat16 is six times slower there. The
+    # choice is one for all threads, so it is made outside of them.
     with sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext():
         optimise("generator-dit", [transformer, text_encoder], loss, steps, learning_rate, checkpoints, shards, minutes,
                  warm_up=500, every=1000)
