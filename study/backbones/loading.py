@@ -312,7 +312,7 @@ def load(
     folder = fetch(source)
     pipeline = _pipeline(folder, source.name, dtype)
     family = _family(KINDS[type(pipeline).__name__])
-    _check_schedule(pipeline, source.name, family.predictions)
+    _check_known(pipeline, source.name, family.predictions)
     target = torch.device(device)
     return family(pipeline, source, content_hash(source), target, dtype, saving)
 
@@ -323,8 +323,8 @@ def _family(kind: Kind) -> type[Backbone]:
     return family
 
 
-def _check_schedule(pipeline: Any, name: str, predictions: Sequence[str]) -> None:
-    """Refuse what would be trained wrongly: targets, noise or latents that are others than those that are known."""
+def _check_known(pipeline: Any, name: str, predictions: Sequence[str]) -> None:
+    """Refuse what would be trained or drawn wrongly: other targets, noise, latents or inputs than those that are known."""
     schedule, told = pipeline.scheduler.config, f"backbone {name}: "
     if predictions:
         if (prediction := schedule.get("prediction_type")) not in predictions:
@@ -333,8 +333,21 @@ def _check_schedule(pipeline: Any, name: str, predictions: Sequence[str]) -> Non
             raise InputFault(f"{told}its noise schedule is EDM's ({schedule['_class_name']}), which is not known here.")
     elif "shift" not in schedule:
         raise InputFault(f"{told}its scheduler is {type(pipeline.scheduler).__name__}, expected one of flow matching.")
+    for key in ("stochastic_sampling", "invert_sigmas"):
+        if schedule.get(key):
+            raise InputFault(f"{told}its scheduler has {key}=true, which is not known here; expected false.")
     if pipeline.vae.config.get("latents_mean") is not None:
         raise InputFault(f"{told}its latents have a mean for each channel, which is not known here.")
+    denoiser: Any = parts(pipeline)[0]
+    if denoiser.config.get("time_cond_proj_dim") is not None:
+        raise InputFault(f"{told}its U-Net is told the guidance (a latent consistency model), which is not known here.")
+    packed = KINDS[type(pipeline).__name__].packs ** 2
+    taken, given = denoiser.config.in_channels, pipeline.vae.config.latent_channels * packed
+    if taken != given:
+        raise InputFault(
+            f"{told}its denoiser takes {taken} channels, expected the {given} of the latents; one that is given more, "
+            "such as a picture to fill in, is not known here."
+        )
 
 
 def _as_weights(denoiser: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
