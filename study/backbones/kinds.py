@@ -61,7 +61,7 @@ class Kind:
 
 _VISION = {"feature_extractor": None, "image_encoder": None}
 _PIXART = Kind(
-    "loading.PixArt", "transformer", ("PixArtTransformer2DModel", _EARLY), _TEXT, lacking=_NO_RESNETS
+    "pixart.PixArt", "transformer", ("PixArtTransformer2DModel", _EARLY), _TEXT, lacking=_NO_RESNETS
 )  # fmt: skip
 KINDS: dict[str, Kind] = {
     "StableDiffusionPipeline": Kind(

@@ -5,9 +5,8 @@ The safety checker is left out: it sees photographs of 224 pixels and blanks dra
 """
 
 import copy
-import inspect
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 
 from adapters.faults import InputFault
 from adapters.files import parts
-from study.backbones.kinds import KINDS, Kind, components, pipeline_of
+from study.backbones.kinds import KINDS, Kind, components, pipeline_of, read_json
 from study.backbones.names import Source, content_hash, fetch, resolve, wrong_size
 from study.backbones.samplers import diffusion_sampler
 from study.saving import NOTHING, Saving
@@ -245,52 +244,6 @@ class Backbone:
         return self.denoiser(noisy, timesteps, encoder_hidden_states=context, return_dict=False)[0]
 
 
-class PixArt(Backbone):
-    """A frozen PixArtAlphaPipeline or PixArtSigmaPipeline.
-
-    PixArt masks what pads a prompt, so the text carries its mask along: `embed` gives (N, tokens, width + 1), where the
-    last feature of a token is 1 if it is read and 0 if it is padding.
-    """
-
-    @property
-    def tokens(self) -> int:
-        """As `Backbone.tokens`: as many as the pipeline reads by default, or fewer where its tokenizer says so.
-
-        T5 reads prompts of any length; its tokenizer's limit is not what the transformer was trained on.
-        """
-        default = inspect.signature(self.pipeline.encode_prompt).parameters["max_sequence_length"].default
-        return min(super().tokens, default)
-
-    def _encode_prompts(self, prompts: list[str]) -> torch.Tensor:
-        text, mask, _, _ = self.pipeline.encode_prompt(prompts, False, device=self.device,
-                                                       max_sequence_length=self.tokens, clean_caption=False)
-        return torch.cat([text, mask[..., None].to(text.dtype)], dim=-1)
-
-    def predict(
-        self, noisy: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor, condition: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """As `Backbone.predict`; of a denoiser that predicts a variance too, only the target."""
-        predicted: torch.Tensor = self.denoiser(
-            noisy,
-            encoder_hidden_states=context[..., :-1],
-            encoder_attention_mask=context[..., -1],
-            timestep=timesteps.expand(len(noisy)),
-            added_cond_kwargs=self._size_of(noisy),
-            return_dict=False,
-        )[0]
-        return predicted[:, : noisy.shape[1]]
-
-    def _size_of(self, noisy: torch.Tensor) -> dict[str, torch.Tensor | None]:
-        """Give the pixels and the aspect ratio of each picture, of which the denoisers of 1024 pixels want to know."""
-        if not self.denoiser.use_additional_conditions:
-            return {"resolution": None, "aspect_ratio": None}
-        edges = torch.tensor(noisy.shape[-2:], dtype=noisy.dtype, device=noisy.device)
-        return {
-            "resolution": (edges * self.pipeline.vae_scale_factor).expand(len(noisy), 2),
-            "aspect_ratio": (edges[0] / edges[1]).expand(len(noisy), 1),
-        }
-
-
 def load(
     name: str | dict[str, Any],
     device: str | torch.device = "cpu",
@@ -360,18 +313,42 @@ def _as_weights(denoiser: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[s
 
 def _pipeline(folder: Path, name: str, dtype: torch.dtype) -> Any:
     named = pipeline_of(folder)
-    kind = pipeline_class(named)
-    given = {**KINDS[named].unused, **{name: None for name in KINDS[named].optional if name not in components(folder)}}
+    kind, index = pipeline_class(named), read_json(folder / "model_index.json")
+    there = components(folder)
+    given = {**KINDS[named].unused, **{part: None for part in KINDS[named].optional if part not in there}}
+    safe: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "local_files_only": True}
     try:
-        pipeline = kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True, **given)
+        given |= {part: _model(folder / part, *index[part], **safe) for part, stem in there.items() if stem is not None}
+        pipeline = kind.from_pretrained(folder, **safe, **given)
     except Exception as error:  # whatever a broken file makes the libraries raise, the folder is at fault
         reason = " ".join(str(error).split())[:300]
+        told = reason if isinstance(error, InputFault) else f"{type(error).__name__}: {reason}"
         raise InputFault(
-            f"backbone {name}: {folder} cannot be loaded ({type(error).__name__}: {reason}). "
+            f"backbone {name}: {folder} cannot be loaded ({told}). "
             f"Expected a {named} saved by save_pretrained; save or download it again."
         ) from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def _model(folder: Path, library: str, name: str, **safe: Any) -> Any:
+    """Load a model of a pipeline; what its file lacks the libraries would draw at random, with a warning."""
+    made = getattr(import_module(library), name)
+    model, told = made.from_pretrained(folder, output_loading_info=True, **safe)
+    refuse_missing(folder.name, told["missing_keys"])
+    return model
+
+
+def refuse_missing(name: str, keys: Iterable[str]) -> None:
+    """Refuse a model whose file lacks tensors.
+
+    Raises
+    ------
+    InputFault
+    """
+    if lost := sorted(keys):
+        more = f" and {len(lost) - 1} more" if lost[1:] else ""
+        raise InputFault(f"the weights of {name} lack {lost[0]}{more}")
 
 
 def pipeline_class(name: str = "StableDiffusionPipeline") -> Any:

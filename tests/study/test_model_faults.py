@@ -7,12 +7,14 @@ from unittest.mock import Mock
 import pytest
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils import filter_repo_objects
+from safetensors.torch import load_file, save_file
 
 from adapters.faults import InputFault
 from study.backbones import content_hash, fetch, load, resolve
 from study.backbones.architectures import text_encoder_of
 from study.backbones.loading import _check_known
 from study.backbones.names import wrong_size
+from study.scoring import load_scorer
 from tests.study import fakes, tiny
 
 REPLY = Mock(status_code=403, headers={}, text="")
@@ -192,3 +194,36 @@ def test_models_that_would_be_trained_or_drawn_wrongly_are_refused(tmp_path, par
     getattr(pipeline, part).register_to_config(**changes)
     with pytest.raises(InputFault, match=told):
         _check_known(pipeline, "mine", ("epsilon", "v_prediction"))
+
+
+@pytest.mark.parametrize(
+    ("file", "key"),
+    [
+        ("unet/diffusion_pytorch_model", "conv_out.weight"),
+        ("vae/diffusion_pytorch_model", "decoder.conv_in.bias"),
+        ("text_encoder/model", "encoder.layers.0.layer_norm1.weight"),
+    ],
+)
+def test_tensors_that_a_file_lacks_are_not_drawn_at_random(tmp_path, file, key):
+    folder = tiny.pipeline_folder(tmp_path)
+    weights = folder / f"{file}.safetensors"
+    tensors = load_file(weights)
+    del tensors[key]
+    save_file(tensors, weights, metadata={"format": "pt"})
+    with pytest.raises(InputFault, match=rf"cannot be loaded \(the weights of {weights.parent.name} lack \S*{key}\)"):
+        load(str(folder))
+
+
+def test_tensors_that_a_scorer_lacks_are_not_drawn_at_random(tmp_path):
+    folder = tiny.dino_folder(tmp_path)
+    weights = folder / "model.safetensors"
+    tensors = load_file(weights)
+    lost = next(key for key in sorted(tensors) if not key.startswith("pooler."))
+    save_file({key: value for key, value in tensors.items() if key != lost}, weights, metadata={"format": "pt"})
+    with pytest.raises(InputFault, match=rf"cannot be loaded.*lack {lost}"):
+        load_scorer(str(folder))
+    # DINO's published files have no pooler, which nothing reads.
+    save_file(
+        {key: value for key, value in tensors.items() if not key.startswith("pooler.")}, weights, {"format": "pt"}
+    )
+    assert load_scorer(str(folder)).images(tiny.pictures()).isfinite().all()
