@@ -172,7 +172,7 @@ class OptunaSection(BaseModel):
     kind: Literal["optuna"]
     trials: int = Field(ge=1, strict=True)
     sampler: Sampler = "tpe"
-    seed: int = Field(default=0, ge=0, strict=True)
+    seed: int = Field(default=0, ge=0, lt=2**32, strict=True)
     batch: int = Field(default=8, ge=1, strict=True)
 
 
@@ -199,8 +199,8 @@ class RangeSection(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    low: float = Field(allow_inf_nan=False)
-    high: float = Field(allow_inf_nan=False)
+    low: float = Field(allow_inf_nan=False, gt=-1e15)
+    high: float = Field(allow_inf_nan=False, lt=1e15)
     log: bool = False
     step: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 

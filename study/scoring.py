@@ -186,7 +186,8 @@ def _load(folder: Path) -> tuple[Any, Any, Any]:
     weights: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True, **safe}
     processor = AutoImageProcessor.from_pretrained(folder, backend="pil", **safe)
     clip = AutoConfig.from_pretrained(folder, **safe).model_type == "clip"
-    model, told = (CLIPModel if clip else AutoModel).from_pretrained(folder, **weights)
+    kind: Any = CLIPModel if clip else AutoModel
+    model, told = kind.from_pretrained(folder, **weights)
     # A ViT is read before its pooler, which DINO's published files do not have.
     refuse_missing(folder.name, (key for key in told["missing_keys"] if clip or not key.startswith("pooler.")))
     return model, processor, AutoTokenizer.from_pretrained(folder, **safe) if clip else None

@@ -277,7 +277,7 @@ def _family(kind: Kind) -> type[Backbone]:
 
 
 def _check_known(pipeline: Any, name: str, predictions: Sequence[str]) -> None:
-    """Refuse what would be trained or drawn wrongly: other targets, noise, latents or inputs than those that are known."""
+    """Refuse what would be trained or drawn wrongly: targets, noise, latents or inputs other than those known."""
     schedule, told = pipeline.scheduler.config, f"backbone {name}: "
     if predictions:
         if (prediction := schedule.get("prediction_type")) not in predictions:

@@ -1,4 +1,4 @@
-"""What is wrong with a model folder, as far as its files tell without being loaded. Never imports torch or diffusers."""
+"""What is wrong with a model folder, as far as its files tell without being loaded. Never imports torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from study.backbones.kinds import AUTOENCODER, KINDS, components, pipeline_of, r
 LIBRARIES = {"diffusers", "transformers", "stable_diffusion"}
 TWINS = ("fp16", "bf16", "non_ema")
 """Variants of weights, which stand before the last dot of a file's name; they are neither loaded nor hashed."""
-TO_SAVE_ANEW = "load it with diffusers' from_pretrained(…, variant=…), save it with save_pretrained and name that folder"
+TO_SAVE_ANEW = (
+    "load it with diffusers' from_pretrained(…, variant=…), save it with save_pretrained and name that folder"
+)
 
 
 def is_twin(path: Path) -> bool:

@@ -161,7 +161,7 @@ def test_journal_is_made_from_rows_and_may_be_deleted(tmp_path):
         study = Study.load(tmp_path / "fake.yaml")
         driven(study)
         assert ids(study) == before
-        study._write_journal()
+        study._write_found()
 
 
 def test_tests_take_the_balanced_part_and_say_so(tmp_path):
