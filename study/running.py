@@ -121,11 +121,11 @@ class Running:
                         bar.expect(wanted, later)
                         self._write_found()
                         self._drive(runner, wanted, attempts, len(places), pack)
-                    self._write_found()
                 finally:
                     runner.close()
                     if self.config.keep == "best":
                         self.store.keep_best(self.config.primary)
+        self._write_found()
         return self._outcome()
 
     def _phases(self, states: set[str | None], limit: int | None) -> Iterator[tuple[list[Trial], int, dict[str, int]]]:
