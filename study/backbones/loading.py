@@ -53,7 +53,7 @@ class Backbone:
         self.name = source.name
         self.hash = digest
         self.device = device
-        self.dtype = torch.float32 if dtype is torch.bfloat16 else dtype
+        self.dtype = torch.promote_types(torch.float32, dtype)
         self._saving = saving
         self.size: int = self._edge * self._factor
         self.noiser = self._noise_schedule()
@@ -64,7 +64,7 @@ class Backbone:
             if isinstance(module, torch.nn.Module):
                 module.requires_grad_(False).eval()
                 module.to("cpu" if saving.offload and module is not self.denoiser else device)
-        if dtype is torch.bfloat16:
+        if dtype is not self.dtype:
             pipeline.vae.to(torch.float32)  # an autoencoder's numbers may be too large or too fine for less
             self.denoiser.register_forward_pre_hook(_as_weights, with_kwargs=True)
         if saving.gradient_checkpointing:
@@ -254,7 +254,7 @@ def load(
 
     Parameters
     ----------
-    dtype : of the weights. In bfloat16 the autoencoder stays in float32, and latents too.
+    dtype : of the weights. In bfloat16 and float16 the autoencoder stays in float32, and latents too.
     saving : how memory is saved.
 
     Raises
