@@ -7,10 +7,12 @@ import adapters
 from adapters.faults import InputFault
 from study.backbones import load
 from study.config import Protocol
+from study.pack import Worker
 from study.saving import VARIABLE, Saving
 from study.training import Batch, Slot, train
 from tests.study import tiny
 from tests.study.tiny_models import MODELS
+from tests.study.together import EXACT, METHODS, runner
 
 FOLDERS = {
     "sd1": tiny.pipeline_folder,
@@ -132,3 +134,15 @@ def test_mixed_precision_is_read_as_diffusers_scripts_mean_it():
     for wrong in ({"mixed_precision": "fp8"}, {"mixed_precision": "bf16", "precision": "float32"}):
         with pytest.raises(ValueError, match="expected no, bf16 or fp16"):
             Protocol(**wrong)
+
+
+def test_a_pack_in_float16_goes_from_training_to_scores_as_its_trials_alone(tmp_path):
+    protocol = EXACT.model_copy(update={"precision": "float16"})
+    run = runner(tmp_path, Worker("cpu"), str(tiny.pipeline_folder(tmp_path)))
+    together, alone = run(METHODS, 100, protocol), run(METHODS, 1, protocol)
+    for one, other in zip(together, alone, strict=True):
+        assert one.columns["pack_size"] == len(METHODS) and one.status == other.status == "done", one.error
+        # float16 has 11 bits, and kernels for more rows round otherwise.
+        losses = [[row["loss"] for row in result.curves] for result in (one, other)]
+        assert losses[0] == pytest.approx(losses[1], rel=2e-2)
+        assert one.scores["clip_i"] == pytest.approx(other.scores["clip_i"], abs=0.05)
