@@ -38,7 +38,6 @@ from study.strategies.refine import Refine
 from study.strategies.search import searches
 from study.strategies.strategy import Strategy
 from study.strategies.subset import Subset
-from study.tasks.captioned_spec import CaptionedSpec
 from study.tasks.control_spec import CONTROL
 from study.tasks.pictures import listed
 from study.tasks.specs import TaskSpec, resolve_task
@@ -107,8 +106,7 @@ class Check(Faults):
         every = [*tasks, *(tune.tasks if tune else ()), *(confirm.tasks if confirm else ())]
         self._unfit(every, scores, given)
         for task, source in itertools.product(every, backbones):
-            size = task.size if isinstance(task, CaptionedSpec) else None
-            if size is not None and (wrong := wrong_size(source, size)):
+            if task.size is not None and (wrong := wrong_size(source, task.size)):
                 self._fault(("tasks",), f"task {task.name}: {wrong}")
         if self.faults:
             self._raise()

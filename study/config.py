@@ -235,7 +235,7 @@ class ConfirmSection(BaseModel):
     learning_rates: dict[_Against, _Positive] = {}
 
 
-_Primary = Literal["clip_i", "clip_t", "dino_i", "colour", "fid", "kid", "precision", "recall",
+_Primary = Literal["clip_i", "clip_t", "dino_i", "dinov2_i", "colour", "fid", "kid", "precision", "recall",
     "mean_iou", "pixel_accuracy", "edge_error", "landmark_error",
 ]
 _Score = Literal[_Primary, "noise_difference"]
@@ -362,7 +362,7 @@ def find(study: str | Path) -> Path:
 
 
 def read(path: Path) -> StudyConfig:
-    """Read and check a study file; relative folders in it start from the file's own.
+    """Read and check a study file; relative folders in it start from the file's own, in a shipped one from the current.
 
     Raises
     ------
@@ -370,7 +370,8 @@ def read(path: Path) -> StudyConfig:
         One message with every fault and its line.
     """
     data, lines = read_yaml(path)
-    return check(data, path.parent, str(path), lines)
+    root = Path.cwd() if path.resolve().parent == SHIPPED.resolve() else path.parent
+    return check(data, root, str(path), lines)
 
 
 def check(data: Any, root: Path, source: str = "the study", lines: Lines | None = None) -> StudyConfig:

@@ -71,13 +71,17 @@ class Faults:
         return (*path, index) if (*path, index) in self.lines.of else path
 
     def _each(self, specs: list[Any] | None, path: Path_, resolved: Callable[[Any], Any]) -> list[Any]:
-        """Resolve every item of a list; the faulty ones are reported and left out."""
+        """Resolve every item of a list; the faulty ones are left out and reported, what is the same fault once."""
         found = []
+        places: dict[str, list[int]] = {}
         for index, spec in enumerate(specs or []):
             try:
                 found.append(resolved(spec))
             except InputFault as fault:
-                self._fault(self._item(path, index), str(fault))
+                places.setdefault(str(fault), []).append(index)
+        for message, (first, *others) in places.items():
+            more = f" (and so for {len(others)} more)" if others else ""
+            self._fault(self._item(path, first), message + more)
         return found
 
     def _once(self, names: Iterable[str], path: Path_) -> None:

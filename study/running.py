@@ -59,14 +59,14 @@ class Running:
         raise NotImplementedError
 
     def fetch(self) -> None:
-        """Download the backbones of the hub that are not on this machine yet.
+        """Download the scorers and backbones of the hub that are not on this machine yet.
 
         Raises
         ------
         InputFault
-            If a backbone cannot be had.
+            If one of them cannot be had.
         """
-        for source in self.config.backbones:
+        for source in dict.fromkeys([*self.config.scores.values(), *self.config.backbones]):
             if source.kind in ("hub", "arch"):
                 fetch(source)
 

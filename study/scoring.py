@@ -1,8 +1,8 @@
 """Scores of generated pictures, from the features of frozen encoders. Scorers are loaded by name.
 
 Definitions, for features of unit length
-- image fidelity (`clip_i`, `dino_i`): a picture's mean cosine with all real pictures; the trial's is the mean over its
-  pictures, so the mean over all real x generated pairs (DreamBooth, 2208.12242).
+- image fidelity (`clip_i`, `dino_i`, `dinov2_i`): a picture's mean cosine with all real pictures; the trial's is the
+  mean over its pictures, so the mean over all real x generated pairs (DreamBooth, 2208.12242).
 - prompt fidelity (`clip_t`): cosine of a picture with its prompt, the rare token left out ("a photo of a robot on
   grass"): the scorer's text encoder never saw the subject, so the token would only add noise.
 - colour fidelity (`colour`): whether the subject's parts have their colours, judged by no encoder but by the truth of

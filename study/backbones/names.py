@@ -270,7 +270,9 @@ def _check(source: Source, folder: Path) -> None:
         if source.kind == "hub":
             hint = (
                 " A download that was cut off goes on with the next run; where a repository has nothing but variants "
-                f"({', '.join(TWINS)}), {TO_SAVE_ANEW}."
+                f"({', '.join(TWINS)}), {TO_SAVE_ANEW}; where it has nothing but pickled weights "
+                "(pytorch_model.bin), name a revision that has safetensors, or a folder with the weights saved anew "
+                "(docs/models.md)."
             )
         raise InputFault(f"{source.role} {source.name}: {folder} is no sound {what} folder: {'; '.join(faults)}.{hint}")
 

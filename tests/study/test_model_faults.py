@@ -10,10 +10,11 @@ from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 
 from adapters.faults import InputFault
+from study import Study
 from study.backbones import content_hash, fetch, load, resolve
 from study.backbones.architectures import text_encoder_of
 from study.backbones.loading import _check_known
-from study.backbones.names import wrong_size
+from study.backbones.names import resolve_scorer, wrong_size
 from study.scoring import load_scorer
 from tests.study import fakes, tiny
 
@@ -227,3 +228,20 @@ def test_tensors_that_a_scorer_lacks_are_not_drawn_at_random(tmp_path):
         {key: value for key, value in tensors.items() if not key.startswith("pooler.")}, weights, {"format": "pt"}
     )
     assert load_scorer(str(folder)).images(tiny.pictures()).isfinite().all()
+
+
+def test_a_scorer_that_the_hub_has_pickled_only_is_refused_with_what_to_do(monkeypatch, tmp_path):
+    (tmp_path / "config.json").write_text("{}")  # pickled weights are not even downloaded
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *given, **named: tmp_path)
+    with pytest.raises(InputFault, match="pickled weights .*name a revision that has safetensors, or a folder"):
+        fetch(resolve_scorer("facebook/dino-vits16"))
+
+
+def test_scorers_of_the_hub_are_fetched_before_anything_runs(monkeypatch, tmp_path):
+    scores = {"clip_i": "org/clip@abc", "clip_t": "org/clip@abc", "dino_i": "org/dino", "colour": "world"}
+    study = Study(tmp_path, name="far", backbone="micro-unet", tasks=["subject/robot"], scores=scores, primary="clip_i",
+                  fixed={"method": "lora"}, factors={"rank": [1]})  # fmt: skip
+    fetched = []
+    monkeypatch.setattr("study.running.fetch", fetched.append)
+    study.fetch()
+    assert [source.name for source in fetched] == ["org/clip@abc", "org/dino"]

@@ -404,7 +404,7 @@ def test_trials_of_a_gpu_say_nothing_of_the_time_on_a_cpu(tmp_path, monkeypatch)
     rows = study.store.rows()
     for driver, known in ((None, False), ("/usr/bin/nvidia-smi", True)):
         monkeypatch.setattr(plan, "driver", lambda found=driver: found)
-        assert (plan.seconds(study.tune_trials, rows) is not None) == known
+        assert (plan.seconds(study.config, study.tune_trials, rows) is not None) == known
 
 
 def test_rows_of_the_tuning_are_left_out_of_an_analysis(finished):
