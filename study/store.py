@@ -58,6 +58,11 @@ class Store:
         """The journal of a search by Optuna, made from the rows for people to look at; it may be deleted."""
         return self.folder / "optuna.log"
 
+    @property
+    def looks(self) -> Path:
+        """What looks at the rows of a search have found, see `study.looks`; it may be deleted."""
+        return self.folder / "looks.json"
+
     def pictures(self, id: str) -> Path:
         """Return the folder of a trial's pictures."""
         return self.folder / "pictures" / id

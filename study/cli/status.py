@@ -7,11 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
+from study.cli.shared import StudyFile
 from study.study import Study
 
 
 def command(
-    study: Annotated[str, typer.Argument(help="A study file, or a shipped study: quick, methods, paper, paper-micro.")],
+    study: StudyFile,
     store: Annotated[str | None, typer.Option(help="Folder of the store, instead of the study's own.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:

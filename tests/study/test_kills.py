@@ -13,8 +13,9 @@ import pytest
 
 from study.executors.local import LocalExecutor, WorkerFault
 from study.plan import packs
+from study.running import TRIES
 from study.store import Store
-from study.study import TRIES, Study
+from study.study import Study
 from tests.study import fakes
 
 ROOT = Path(__file__).resolve().parents[2]
