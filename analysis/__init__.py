@@ -25,6 +25,7 @@ _HOMES = {
     "importance": "analysis.importance_shares",
     "marginal_means": "analysis.means",
     "mixed": "analysis.mixed_model",
+    "near_best": "analysis.settings_near_best",
     "noise_maps": "analysis.noise_difference",
     "pairwise": "analysis.compare",
     "pareto": "analysis.pareto_optimal",

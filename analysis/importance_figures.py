@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from analysis.figures import ACCENT, INK, MUTED, new_figure, plain_axes
+from analysis.figures import ACCENT, COLOURS, INK, MUTED, new_figure, plain_axes
 
 if TYPE_CHECKING:
     from analysis.importance_result import Importance
+    from analysis.near_best_result import NearBest
     from analysis.sensitivity_result import Sensitivity
 
 _PANELS = 4
@@ -74,4 +75,32 @@ def grids(found: Sensitivity) -> Figure:
     right.set_xlabel(f"settings within{reach} of the best")
     for ax in (left, right):
         plain_axes(ax, "x")
+    return figure
+
+
+def near_best_curves(found: NearBest) -> Figure:
+    """Share of each method's settings against the distance to the best: its own, and that of all methods.
+
+    Lines are means over tasks, bands their intervals at each distance by itself, none where all tasks give the same
+    share; the distance of the test is dotted.
+    """
+    figure = new_figure(9.0, 3.7)
+    axes = figure.subplots(1, 2, sharey=True)
+    methods = list(found.rows["method"])
+    banded = bool(found.curve["lower"].notna().any())
+    for ax, (of, words) in zip(axes, (("own", "its own best"), ("overall", "the best of all methods")), strict=True):
+        for k, method in enumerate(methods):
+            line = found.curve[(found.curve["of"] == of) & (found.curve["method"] == method)]
+            colour = COLOURS[k % len(COLOURS)]
+            ax.plot(line["within"], line["share"], color=colour, linewidth=1.8, label=method)
+            ax.fill_between(line["within"], line["lower"], line["upper"], color=colour, alpha=0.1, linewidth=0)
+        ax.axvline(found.within, color=MUTED, linewidth=1, linestyle=":")
+        ax.set_xlabel(f"distance to {words} on the task ({found.response})")
+        ax.set_ylim(-0.02, 1.02)
+        ax.set_xlim(0, float(found.curve["within"].max()))
+        ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+        plain_axes(ax, "both")
+    bands = f", {found.level:.0%} intervals" if banded else ""
+    axes[0].set_ylabel(f"settings at most so far away\n(mean over {len(found.tasks)} tasks{bands})")
+    axes[0].legend(frameon=False, fontsize=8, labelcolor=INK, loc="upper left")
     return figure

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,13 +11,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from adapters.faults import InputFault
 from study.backbones.names import OWN, SEGMENTER, WORLD, Source, lacking, resolve, resolve_scorer, wrong_size
-from study.columns import ROW
 from study.config import (
     DEFAULTS,
     REQUIRED,
     SECTIONS,
     ConfirmSection,
     NestedSection,
+    OptunaSection,
     Protocol,
     ProtocolBy,
     RefineSection,
@@ -29,7 +29,8 @@ from study.config import (
 from study.confirm_checks import Confirm, ConfirmCheck
 from study.faults import Faults, Path_, near
 from study.resources import Resources
-from study.space import ALL, Factor, Space, lacked, text
+from study.space import Space, lacked, text
+from study.space_checks import SpaceCheck
 from study.strategies.ask_tell import Settings
 from study.strategies.factorial import Factorial
 from study.strategies.optuna import Optuna
@@ -37,7 +38,6 @@ from study.strategies.refine import Refine
 from study.strategies.search import searches
 from study.strategies.strategy import Strategy
 from study.strategies.subset import Subset
-from study.tasks.captioned_spec import CaptionedSpec
 from study.tasks.control_spec import CONTROL
 from study.tasks.pictures import listed
 from study.tasks.specs import TaskSpec, resolve_task
@@ -73,8 +73,8 @@ class Check(Faults):
         "protocol": Protocol.model_fields,
         "protocol_by": Protocol.model_fields,
         "nested": NestedSection.model_fields,
-        "strategy": {**SubsetSection.model_fields, **SearchSection.model_fields, **RefineSection.model_fields},
         "tune": TuneSection.model_fields,
+        "tune.strategy": OptunaSection.model_fields,
         "confirm": ConfirmSection.model_fields,
         "resources": Resources.model_fields,
     }
@@ -107,8 +107,7 @@ class Check(Faults):
         every = [*tasks, *(tune.tasks if tune else ()), *(confirm.tasks if confirm else ())]
         self._unfit(every, scores, given)
         for task, source in itertools.product(every, backbones):
-            size = task.size if isinstance(task, CaptionedSpec) else None
-            if size is not None and (wrong := wrong_size(source, size)):
+            if task.size is not None and (wrong := wrong_size(source, task.size)):
                 self._fault(("tasks",), f"task {task.name}: {wrong}")
         if self.faults:
             self._raise()
@@ -155,12 +154,12 @@ class Check(Faults):
         """Yield the strategy that is asked for, if it is right in form."""
         if value in ("factorial", {"kind": "factorial"}):
             yield Factorial()
-        elif isinstance(value, dict) and value.get("kind") in KINDS:
-            section, make = KINDS[value["kind"]]
+        elif isinstance(value, dict) and isinstance(kind := value.get("kind"), str) and kind in KINDS:
+            section, make = KINDS[kind]
             try:
                 yield make(section.model_validate(value))
             except ValidationError as error:
-                self._pydantic(error, ("strategy",))
+                self._pydantic(error, ("strategy",), section.model_fields)
         else:
             path = ("strategy", "kind") if isinstance(value, dict) and "kind" in value else ("strategy",)
             self._fault(
@@ -231,82 +230,9 @@ class Check(Faults):
                 self._fault(path, message)
 
     def _space(self, given: dict[str, Any], backbones: Sequence[Source]) -> Space | None:
-        """Build the space; None if a section it needs has faults of form."""
-        before = len(self.faults)
-        if not {"factors", "fixed", "nested", "forbid"} <= set(given):
-            return None
-        fixed: dict[str, Any] = given["fixed"]
-        factors = [
-            factor for name, levels in given["factors"].items() if (factor := self._factor(name, levels, ("factors",)))
-        ]
-        for name in fixed:
-            self._name(name, ("fixed", name))
-            if name in given["factors"]:
-                self._fault(("fixed", name), "is a factor too; keep one of the two")
-        crossed = {**given["factors"], **fixed}
-        for index, nest in enumerate(given["nested"]):
-            above: Path_ = ("nested", index)
-            ((parent, under),) = nest.when.items()
-            levels = [level for factor in factors if factor.name == parent for level in factor.levels]
-            levels += [fixed[parent]] if parent in fixed else []
-            if not levels:
-                self._fault((*above, "when", parent), f"{parent} is no factor declared before")
-            for place, level in enumerate(under if levels else ()):
-                if text(level) not in map(text, levels):
-                    told = f"got {text(level)!r}; its levels are {', '.join(map(text, levels))}"
-                    self._fault(self._item((*above, "when", parent), place), told)
-            for name, declared in nest.factors.items():
-                if name in crossed:
-                    self._fault((*above, "factors", name), "is declared outside `nested` too; keep one of the two")
-                for other in factors:
-                    both = [level for level in under if other.name == name and other.exists_in({parent: level})]
-                    if both and other.when:
-                        self._fault((*above, "factors", name), f"is nested under {parent}={text(both[0])} twice")
-                factor = self._factor(name, declared, (*above, "factors"), (parent, tuple(under)))
-                if factor:
-                    factors.append(factor)
-        known = {**{name: [level] for name, level in fixed.items()}}
-        for factor in factors:
-            known[factor.name] = [*known.get(factor.name, []), *factor.levels]
-        for index, rule in enumerate(given["forbid"]):
-            for name, wanted in rule.items():
-                self._declared(name, wanted, known, ("forbid", index, name))
-        if "method" not in known:
-            self._fault(("fixed",), "no method: give one, for instance `fixed: {method: adapter}`")
-        if len(self.faults) > before and "method" not in known:
-            return None
-        forbid = tuple({name: tuple(levels) for name, levels in rule.items()} for rule in given["forbid"])
-        lacks = [lacking(source) for source in backbones]
-        nowhere = {
-            position: "; ".join(dict.fromkeys(each[position] for each in lacks))
-            for position in (lacks[0] if lacks else ())
-            if all(position in each for each in lacks)
-        }
-        space = Space(tuple(factors), fixed, forbid, given.get("strategy", Factorial()), nowhere)
-        if "strategy" not in given and not space.complete:
-            return None
-        try:
-            found = space.faults
-        except InputFault as too_large:
-            self._fault(("factors",), str(too_large))
-            return None
-        for fault in found:
-            self._fault(self._place(fault.name, fault.level, given), fault.message)
-        if not space.valid and len(self.faults) == before:
-            every = "every cell" if space.complete else f"every one of {space.looked_at} cells drawn at random"
-            self._fault(("factors",), f"{every} is forbidden ({'; '.join(space.left_out)}); nothing is left to run")
-        if found or not space.valid:
-            return space
-        refused = list(space.strategy.faults(space))
-        for key, message in refused:
-            self._fault(("strategy", key), message)
-        if refused:
-            return None
-        for index, (source, lack) in enumerate(zip(backbones, lacks, strict=True)):
-            reasons = dict.fromkeys(lacked(design, lack) for design in space.designs)
-            if None not in reasons:
-                told = f"nothing is left to run on {source.name}: {'; '.join(map(str, reasons))}; leave it out"
-                self._fault(self._item(("backbone",), index), told)
+        check = SpaceCheck(self.source, self.lines)
+        space = check.run(given, backbones)
+        self.faults += check.faults
         return space
 
     def _search(
@@ -323,51 +249,9 @@ class Check(Faults):
         from study.search import faults
 
         there = [design for design in space.designs if lacked(design, lacking(backbones[0])) is None]
-        replicates = len(tasks) * len(given["seeds"])
-        for path, message in faults(space.strategy, len(there), replicates, len(backbones), list(scores)):
+        of = len(there), len(tasks), len(given["seeds"]), len(backbones)
+        for path, message in faults(space.strategy, *of, list(scores)):
             self._fault(path, message)
-
-    def _factor(
-        self, name: str, levels: Any, above: Path_, when: tuple[str, tuple[Any, ...]] | None = None
-    ) -> Factor | None:
-        path = (*above, name)
-        if not self._name(name, path):
-            return None
-        if levels == "all":
-            if name not in ALL:
-                self._fault(path, f"`all` stands for the levels of {', '.join(ALL)} only; list the levels")
-                return None
-            levels = ALL[name]
-        self._once(map(text, levels), path)
-        return Factor(name, tuple({text(level): level for level in levels}.values()), when)
-
-    def _name(self, name: str, path: Path_) -> bool:
-        if name == "backbone":
-            self._fault(path, "to vary the backbone, give a list under the section `backbone`")
-        elif name in ROW:
-            self._fault(path, f"{name!r} is a column of the store and cannot be a factor")
-        return name not in ROW
-
-    def _declared(self, name: str, wanted: Iterable[Any], known: dict[str, list[Any]], path: Path_) -> None:
-        if name not in known:
-            self._fault(path, f"is no factor of this study; the factors are {', '.join(known)}")
-            return
-        for level in wanted:
-            if text(level) not in map(text, known[name]):
-                self._fault(path, f"got {text(level)!r}, but its levels are {', '.join(map(text, known[name]))}")
-
-    def _place(self, name: str | None, level: Any, given: dict[str, Any]) -> Path_:
-        """Find where a level was declared."""
-        if name is None:
-            return ("factors",)
-        if name in given["fixed"]:
-            return ("fixed", name)
-        places: list[tuple[Path_, Any]] = [(("factors", name), given["factors"].get(name))]
-        places += [(("nested", index, "factors", name), n.factors.get(name)) for index, n in enumerate(given["nested"])]
-        for path, levels in places:
-            if isinstance(levels, list) and text(level) in map(text, levels):
-                return (*path, [text(item) for item in levels].index(text(level)))
-        return places[0][0]
 
     def _protocols(self, given: dict[str, Any], space: Space | None) -> None:
         base = given.get("protocol", Protocol()).model_dump()

@@ -4,6 +4,7 @@ HIGHER, LOWER = "higher", "lower"
 SCORES = {
     "clip_i": HIGHER,
     "dino_i": HIGHER,
+    "dinov2_i": HIGHER,
     "clip_t": HIGHER,
     "colour": HIGHER,
     "diversity": HIGHER,
@@ -82,6 +83,7 @@ IMAGE = {
     "picture_seed": "int64",
     "clip_i": "double",
     "dino_i": "double",
+    "dinov2_i": "double",
     "clip_t": "double",
     "colour": "double",
     "mean_iou": "double",

@@ -51,9 +51,9 @@ class Protocol(BaseModel):
         Weight of the prior-preservation loss; 0 switches it off.
     prior_pictures : int
         Class pictures that the backbone draws once per task.
-    precision : {"float32", "float64", "bf16", "bfloat16"}
-        bf16 computes in bfloat16 with weights in float32; bfloat16 holds the frozen weights in it too, which is what
-        `mixed_precision: bf16` of diffusers' training scripts means and may be written so.
+    precision : {"float32", "float64", "bf16", "bfloat16", "float16"}
+        bf16 computes in bfloat16 with weights in float32; bfloat16 and float16 hold the frozen weights in it too, which
+        is what `mixed_precision: bf16` or `fp16` of diffusers' training scripts means and may be written so.
     sampler : {"dpmsolver++", "ddim", "euler"}
     sampling_steps : int
     guidance : float
@@ -72,7 +72,7 @@ class Protocol(BaseModel):
     prior_weight: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     prior_batch: int = Field(default=2, ge=1)
     prior_pictures: int = Field(default=32, ge=1)
-    precision: Literal["float32", "float64", "bf16", "bfloat16"] = "float32"
+    precision: Literal["float32", "float64", "bf16", "bfloat16", "float16"] = "float32"
     sampler: Literal["dpmsolver++", "ddim", "euler"] = "dpmsolver++"
     sampling_steps: int = Field(default=25, ge=1)
     guidance: float = Field(default=7.0, ge=0, allow_inf_nan=False)
@@ -85,12 +85,10 @@ class Protocol(BaseModel):
         if not isinstance(data, dict) or "mixed_precision" not in data:
             return data
         asked, rest = data["mixed_precision"], {key: data[key] for key in data if key != "mixed_precision"}
-        known = {"no": "float32", "False": "float32", "bf16": "bfloat16"}  # YAML reads a bare no as false
+        # YAML reads a bare no as false
+        known = {"no": "float32", "False": "float32", "bf16": "bfloat16", "fp16": "float16"}
         if str(asked) not in known or "precision" in rest:
-            raise ValueError(
-                f"got mixed_precision {asked!r}, expected no or bf16 and no precision beside it (fp16 is not there: it "
-                "needs a loss that is scaled)"
-            )
+            raise ValueError(f"got mixed_precision {asked!r}, expected no, bf16 or fp16, and no precision beside it")
         return {**rest, "precision": known[str(asked)]}
 
     @model_validator(mode="before")
@@ -168,7 +166,7 @@ class OptunaSection(BaseModel):
     kind: Literal["optuna"]
     trials: int = Field(ge=1, strict=True)
     sampler: Sampler = "tpe"
-    seed: int = Field(default=0, ge=0, strict=True)
+    seed: int = Field(default=0, ge=0, lt=2**32, strict=True)
     batch: int = Field(default=8, ge=1, strict=True)
 
 
@@ -195,8 +193,8 @@ class RangeSection(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    low: float = Field(allow_inf_nan=False)
-    high: float = Field(allow_inf_nan=False)
+    low: float = Field(allow_inf_nan=False, gt=-1e15)
+    high: float = Field(allow_inf_nan=False, lt=1e15)
     log: bool = False
     step: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
@@ -233,7 +231,7 @@ class ConfirmSection(BaseModel):
     learning_rates: dict[_Against, _Positive] = {}
 
 
-_Primary = Literal["clip_i", "clip_t", "dino_i", "colour", "fid", "kid", "precision", "recall",
+_Primary = Literal["clip_i", "clip_t", "dino_i", "dinov2_i", "colour", "fid", "kid", "precision", "recall",
     "mean_iou", "pixel_accuracy", "edge_error", "landmark_error",
 ]
 _Score = Literal[_Primary, "noise_difference"]
@@ -365,7 +363,7 @@ def find(study: str | Path) -> Path:
 
 
 def read(path: Path) -> StudyConfig:
-    """Read and check a study file; relative folders in it start from the file's own.
+    """Read and check a study file; relative folders in it start from the file's own, in a shipped one from the current.
 
     Raises
     ------
@@ -373,7 +371,8 @@ def read(path: Path) -> StudyConfig:
         One message with every fault and its line.
     """
     data, lines = read_yaml(path)
-    return check(data, path.parent, str(path), lines)
+    root = Path.cwd() if path.resolve().parent == SHIPPED.resolve() else path.parent
+    return check(data, root, str(path), lines)
 
 
 def check(data: Any, root: Path, source: str = "the study", lines: Lines | None = None) -> StudyConfig:

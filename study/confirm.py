@@ -184,7 +184,7 @@ class Confirming:
         missing = [trial for trial in self.trials if trial.id not in there]
         if len(missing) < len(self.trials):
             told.append(f"already in the store: {len(self.trials) - len(missing)} of {len(self.trials)}")
-        seconds = plan.seconds(missing, rows)
+        seconds = plan.seconds(self.study.config, missing, rows)
         unknown = "unknown until the first trials on this backbone have run"
         told.append(f"estimated time: {unknown if seconds is None else f'{duration(seconds)} with one worker'}")
         return told

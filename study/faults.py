@@ -26,7 +26,7 @@ class Faults:
     """
 
     keys: ClassVar[Mapping[str, Iterable[str]]] = {}
-    """The keys that the mappings of a section may have."""
+    """The keys that the mappings of a section, or of a part of it such as tune.strategy, may have."""
 
     def __init__(self, source: str, lines: Lines) -> None:
         self.source = source
@@ -49,29 +49,39 @@ class Faults:
         for path, line in self.lines.repeated:
             self.faults.append((line, f"{spell(path)}: stands here a second time; keep one"))
 
-    def _pydantic(self, error: ValidationError, above: Path_) -> None:
-        """Note what pydantic found wrong with the part at `above`."""
+    def _pydantic(self, error: ValidationError, above: Path_, keys: Iterable[str] | None = None) -> None:
+        """Note what pydantic found wrong with the part at `above`, which may have some keys."""
         for item in error.errors():
             path = (*above, *(part for part in item["loc"] if part != "[key]"))
             message = item["msg"].removeprefix("Value error, ")
             if item["type"] == "extra_forbidden":
-                message = "unknown key" + near(str(path[-1]), self.keys[str(above[0])])
+                message = "unknown key" + near(str(path[-1]), self._keys_of(path) if keys is None else keys)
             elif not item["msg"].startswith("Value error"):
                 message = f"got {item['input']!r}: {message[0].lower()}{message[1:]}"
             self._fault(path, message)
+
+    def _keys_of(self, path: Path_) -> Iterable[str]:
+        """Return the keys of the mapping that holds a part: of the narrowest part above it that has keys of its own."""
+        names = [part for part in path[:-1] if isinstance(part, str)]
+        wholes = (".".join(names[:end]) for end in range(len(names), 0, -1))
+        return self.keys[next(whole for whole in wholes if whole in self.keys)]
 
     def _item(self, path: Path_, index: int) -> Path_:
         """Return the path of an item of a list, or the list's own where one item stands without a list."""
         return (*path, index) if (*path, index) in self.lines.of else path
 
     def _each(self, specs: list[Any] | None, path: Path_, resolved: Callable[[Any], Any]) -> list[Any]:
-        """Resolve every item of a list; the faulty ones are reported and left out."""
+        """Resolve every item of a list; the faulty ones are left out and reported, what is the same fault once."""
         found = []
+        places: dict[str, list[int]] = {}
         for index, spec in enumerate(specs or []):
             try:
                 found.append(resolved(spec))
             except InputFault as fault:
-                self._fault(self._item(path, index), str(fault))
+                places.setdefault(str(fault), []).append(index)
+        for message, (first, *others) in places.items():
+            more = f" (and so for {len(others)} more)" if others else ""
+            self._fault(self._item(path, first), message + more)
         return found
 
     def _once(self, names: Iterable[str], path: Path_) -> None:

@@ -278,26 +278,28 @@ def stand_ins(study: StudyConfig, cells: Iterable[Waiting]) -> list[Trial]:
     ]
 
 
-def seconds(wanted: Sequence[Trial], rows: pd.DataFrame) -> float | None:
-    """Estimate how long trials take one after another.
+def seconds(study: StudyConfig, wanted: Sequence[Trial], rows: pd.DataFrame) -> float | None:
+    """Estimate how long trials of a study take one after another.
 
-    From the mean time of rows with the same protocol, learning rate aside, that were made on a device like this
-    machine's, CPU or GPU, if there are any; else, for the built-in models, from their measured speed on two CPU cores;
-    None for another backbone that has no such rows yet.
+    From the mean time of rows of its tasks with the same protocol, learning rate aside, that were made on a device like
+    this machine's, CPU or GPU, if there are any; else, for the built-in models, from their measured speed on two CPU
+    cores; None for another backbone that has no such rows yet.
     """
+    parts = (study.tasks, study.tune.tasks if study.tune else (), study.confirm.tasks if study.confirm else ())
+    areas = {task.name: _area(task) for tasks in parts for task in tasks}
     timed = rows
     if len(rows):
         alike = rows["device"].fillna("").str.startswith("cpu") == (driver() is None)
-        timed = rows[(rows["status"] == "done") & rows["pack_seconds"].notna() & alike]
+        timed = rows[(rows["status"] == "done") & rows["pack_seconds"].notna() & alike & rows["task"].isin(list(areas))]
     means: dict[tuple[str, str, float], float] = {}
     if len(timed):
         costs = {told: _cost(json.loads(told)) for told in timed["protocol_json"].unique()}
         each = timed["pack_seconds"] / timed["pack_size"].fillna(1)
-        by = each.groupby([timed["backbone_hash"], timed["protocol_json"].map(costs), timed["task"].map(_area)]).mean()
+        by = each.groupby([timed["backbone_hash"], timed["protocol_json"].map(costs), timed["task"].map(areas)]).mean()
         means = {tuple(key): float(value) for key, value in by.items()}  # type: ignore[arg-type, misc]
     total = 0.0
     for trial in wanted:
-        area = _area(trial.task)
+        area = areas[trial.task]
         if means:
             key = trial.backbone_hash, _cost(trial.protocol.model_dump(mode="json")), area
             if key in means:
@@ -314,10 +316,9 @@ def _cost(protocol: Mapping[str, Any]) -> str:
     return canonical_json({key: value for key, value in protocol.items() if key != "learning_rate"})
 
 
-def _area(task: str) -> float:
-    """Return how large pictures of a task are, as its name says, against a built-in model's own of 64 pixels."""
-    _, at, edge = task.rpartition("@")
-    return (int(edge) / 64) ** 2 if at and edge.isdecimal() else 1.0
+def _area(task: TaskSpec) -> float:
+    """Return how large pictures of a task are against a built-in model's own of 64 pixels."""
+    return 1.0 if task.size is None else (task.size / 64) ** 2
 
 
 def _guess(protocol: Protocol, untuned: bool) -> float:

@@ -1,8 +1,8 @@
 """Scores of generated pictures, from the features of frozen encoders. Scorers are loaded by name.
 
 Definitions, for features of unit length
-- image fidelity (`clip_i`, `dino_i`): a picture's mean cosine with all real pictures; the trial's is the mean over its
-  pictures, so the mean over all real x generated pairs (DreamBooth, 2208.12242).
+- image fidelity (`clip_i`, `dino_i`, `dinov2_i`): a picture's mean cosine with all real pictures; the trial's is the
+  mean over its pictures, so the mean over all real x generated pairs (DreamBooth, 2208.12242).
 - prompt fidelity (`clip_t`): cosine of a picture with its prompt, the rare token left out ("a photo of a robot on
   grass"): the scorer's text encoder never saw the subject, so the token would only add noise.
 - colour fidelity (`colour`): whether the subject's parts have their colours, judged by no encoder but by the truth of
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from adapters.faults import InputFault
-from study.backbones.loading import quiet
+from study.backbones.loading import quiet, refuse_missing
 from study.backbones.names import OWN, SEGMENTER, WORLD, content_hash, fetch, resolve_scorer
 from study.world.colour_fidelity import VERSION, colour_fidelity, keeps_colours
 from study.world.scene import Scene
@@ -183,11 +183,14 @@ def _load(folder: Path) -> tuple[Any, Any, Any]:
     from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, CLIPModel
 
     safe: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+    weights: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True, **safe}
     processor = AutoImageProcessor.from_pretrained(folder, backend="pil", **safe)
-    if AutoConfig.from_pretrained(folder, **safe).model_type == "clip":
-        model = CLIPModel.from_pretrained(folder, use_safetensors=True, local_files_only=True)
-        return model, processor, AutoTokenizer.from_pretrained(folder, **safe)
-    return AutoModel.from_pretrained(folder, use_safetensors=True, **safe), processor, None
+    clip = AutoConfig.from_pretrained(folder, **safe).model_type == "clip"
+    kind: Any = CLIPModel if clip else AutoModel
+    model, told = kind.from_pretrained(folder, **weights)
+    # A ViT is read before its pooler, which DINO's published files do not have.
+    refuse_missing(folder.name, (key for key in told["missing_keys"] if clip or not key.startswith("pooler.")))
+    return model, processor, AutoTokenizer.from_pretrained(folder, **safe) if clip else None
 
 
 def _features(output: Any) -> Tensor:

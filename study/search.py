@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from study import journal, plan
+from study import journal, looks, plan
 from study.canonical import digest
 from study.columns import SCORES, higher_is_better
 from study.report_rows import terms_of
 from study.strategies.optuna import Optuna
+from study.strategies.refine import LOOKS
 from study.strategies.search import ADAPTIVE, FIXED, Cell, Growth, Problem, Searching, searches
 from study.trial import FINAL, Trial
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from study.config import StudyConfig
+    from study.store import Store
     from study.tuning import Choice
 
 
@@ -58,18 +60,22 @@ class Found:
 
 
 class Search:
-    """The search of one study; what the same rows say is computed once.
+    """The search of one study; what the same rows say is computed once, and what more rows say goes on from there.
 
     Parameters
     ----------
     config : StudyConfig
         Of one backbone, whose strategy plans as it goes.
+    store : Store
     """
 
-    def __init__(self, config: StudyConfig) -> None:
+    def __init__(self, config: StudyConfig, store: Store) -> None:
         assert searches(config.space.strategy)
-        self.config, self.strategy = config, config.space.strategy
+        self.config, self.strategy, self.store = config, config.space.strategy, store
+        self._cells: tuple[str, Cells | None] | None = None
         self._last: tuple[Any, Found] | None = None
+        self._looks: dict[str, list[int]] = looks.read(store.looks)
+        self._written = len(self._looks)
 
     def found(self, choices: Sequence[Choice], rows: pd.DataFrame) -> Found:
         """Return what is planned.
@@ -91,75 +97,115 @@ class Search:
             self._last = key, self._find(choices, rows)
         return self._last[1]
 
-    def write_journal(self, path: Path) -> None:
-        """Write Optuna's journal of what was found last; nothing if the strategy is another one, or nothing was."""
+    def write(self) -> None:
+        """Write what is kept of what was found last: Optuna's journal, or the looks at the set of possible bests."""
         problem = self._last[1].problem if self._last is not None else None
         if problem is not None and isinstance(self.strategy, Optuna):
-            journal.write(path, self.config.name, self.strategy.search(problem)[1])
+            journal.write(self.store.journal, self.config.name, self.strategy.search(problem)[1])
+        if len(self._looks) > self._written:
+            looks.write(self.store.looks, self._looks)
+            self._written = len(self._looks)
 
     def _find(self, choices: Sequence[Choice], rows: pd.DataFrame) -> Found:
-        maker = plan.Maker(self.config, choices)
-        (source,) = self.config.backbones
-        replicates = [(task, seed) for seed in self.config.seeds for task in self.config.tasks]
-        designs = []
-        for design in self.config.designs_on(source):
-            one = maker.make(source, "study", design, *replicates[0])
-            if isinstance(one, Trial):
-                designs.append(design)
-            elif one.possible:
-                return Found([], self.strategy.trials, 0, "It begins when tuning has ended.")
-        made: dict[Cell, Trial] = {}
-
-        def trial(cell: Cell) -> Trial:
-            if cell not in made:
-                task, seed = replicates[cell[1]]
-                one = maker.make(source, "study", designs[cell[0]], task, seed)
-                assert isinstance(one, Trial)
-                made[cell] = one
-            return made[cell]
-
-        problem = self._problem(designs, [(task.name, seed) for task, seed in replicates], trial, rows)
-        growth = self.strategy.grow(problem)
-        trials = []
-        if growth.generations:
-            trials = maker.references(source, replicates)
-        order = [digest(design) for design in designs]
+        cells = self._cells_under(choices)
+        if cells is None:
+            return Found([], self.strategy.trials, 0, "It begins when tuning has ended.")
+        if not cells.designs:
+            told = "No design can be run: tuning could choose for none of them."
+            return Found([], 0, 0, told, Growth([], 0, True, told))
+        cells.see(rows)
+        growth = self.strategy.grow(cells.problem)
+        trials = cells.maker.references(cells.source, cells.replicates) if growth.generations else []
         for number, generation in enumerate(growth.generations):
             how = FIXED if number < growth.fixed else ADAPTIVE
-            cells = sorted(generation, key=lambda cell: (cell[1], order[cell[0]]))
-            trials += [trial(cell).planned(how) for cell in cells]
+            trials += [cells.trial(cell)[0].planned(how) for cell in sorted(generation, key=cells.order)]
         left = 0 if growth.ended else self.strategy.trials - growth.cells
-        return Found(trials, left, len(growth.generations), growth.told, growth, problem)
+        return Found(trials, left, len(growth.generations), growth.told, growth, cells.problem)
 
-    def _problem(
-        self, designs: list[dict[str, Any]], replicates: list[tuple[str, int]], trial: Any, rows: pd.DataFrame
-    ) -> Problem:
-        final = rows[rows["status"].isin(FINAL)]
-        known = dict(zip(final["id"], final.to_dict("records"), strict=True))
+    def _cells_under(self, choices: Sequence[Choice]) -> Cells | None:
+        """Return the cells under what tuning has chosen; None while it has not."""
+        chosen = [(c.group.name, c.waits, c.chosen.values if c.chosen else None) for c in choices]
+        if self._cells is None or self._cells[0] != repr(chosen):
+            waits = any(choice.waits for choice in choices)
+            self._cells = repr(chosen), None if waits else Cells(self.config, choices, self._looks)
+        return self._cells[1]
 
-        def outcome(cell: Cell) -> Mapping[str, float] | None:
-            row = known.get(trial(cell).id)
-            if row is None:
-                return None
-            done = row["status"] == "done"
-            return {score: float(row[score]) if done else float("nan") for score in self.config.scores}
 
-        factors, _, pair = terms_of(self.config)
-        return Problem(
-            designs, replicates, self.config.space.varying_in(designs), factors, pair, self.config.primary,
-            {score: higher_is_better(score) for score in SCORES}, outcome,
+class Cells:
+    """The trials that a search may plan, and what is known of them.
+
+    Parameters
+    ----------
+    choices : sequence of Choice
+        None of which waits.
+    known : dict
+        Looks that are known, see `study.looks`; new ones are added to it.
+    """
+
+    def __init__(self, config: StudyConfig, choices: Sequence[Choice], known: dict[str, list[int]]) -> None:
+        self.maker, (self.source,) = plan.Maker(config, choices), config.backbones
+        self.replicates = [(task, seed) for seed in config.seeds for task in config.tasks]
+        there = config.designs_on(self.source)
+        self.designs = [design for design in there if isinstance(self._make(design, 0), Trial)]
+        self._scores = list(config.scores)
+        self._made: dict[Cell, tuple[Trial, str]] = {}
+        self._outcomes: dict[str, dict[str, float]] = {}
+        self._digests: dict[int, str] = {}
+        factors, _, pair = terms_of(config)
+        self.problem = Problem(
+            self.designs, [(task.name, seed) for task, seed in self.replicates],
+            config.space.varying_in(self.designs), factors, pair, config.primary,
+            {score: higher_is_better(score) for score in SCORES}, self._outcome, {LOOKS: known},
         )  # fmt: skip
 
+    def trial(self, cell: Cell) -> tuple[Trial, str]:
+        """Return the trial of a cell, and its id."""
+        if cell not in self._made:
+            made = self._make(self.designs[cell[0]], cell[1])
+            assert isinstance(made, Trial)
+            self._made[cell] = made, made.id
+        return self._made[cell]
 
-def faults(strategy: Searching, designs: int, replicates: int, backbones: int, scores: Sequence[str]) -> list[Any]:
+    def order(self, cell: Cell) -> tuple[int, str]:
+        """Return what cells of a generation are run in the order of: replicate, then the design's hash."""
+        if cell[0] not in self._digests:
+            self._digests[cell[0]] = digest(self.designs[cell[0]])
+        return cell[1], self._digests[cell[0]]
+
+    def see(self, rows: pd.DataFrame) -> None:
+        """Take note of the final rows of a store."""
+        final = rows[rows["status"].isin(FINAL)]
+        columns = zip(*(final[score].tolist() for score in self._scores), strict=True)
+        self._outcomes = {
+            id: {
+                score: float(value) if status == "done" else math.nan
+                for score, value in zip(self._scores, values, strict=True)
+            }
+            for id, status, values in zip(final["id"], final["status"], columns, strict=True)
+        }
+
+    def _make(self, design: dict[str, Any], at: int) -> Trial | plan.Waiting:
+        task, seed = self.replicates[at]
+        return self.maker.make(self.source, "study", design, task, seed)
+
+    def _outcome(self, cell: Cell) -> Mapping[str, float] | None:
+        return self._outcomes.get(self.trial(cell)[1])
+
+
+def faults(
+    strategy: Searching, designs: int, tasks: int, seeds: int, backbones: int, scores: Sequence[str]
+) -> list[Any]:
     """Return what keeps a study from searching: the path to blame, and a message."""
     if backbones > 1:
         told = f"got {backbones}, expected one: a search is of one backbone's designs; make a study for each"
         return [(("backbone",), told)]
-    found = []
-    for place, score in enumerate(getattr(strategy, "scores", ())):
+    found: list[Any] = []
+    asked = list(getattr(strategy, "scores", ()))
+    for place, score in enumerate(asked):
         if score not in scores:
             told = f"got {score!r}, expected scores of this study: {', '.join(scores)}"
             found.append((("strategy", "scores", place), told))
-    unfit = strategy.unfit(designs, replicates)
+        elif score in asked[:place]:
+            found.append((("strategy", "scores", place), f"{score} is given twice"))
+    unfit = strategy.unfit(designs, tasks, seeds)
     return [*found, (("strategy", unfit[0]), unfit[1])] if unfit else found

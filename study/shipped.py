@@ -25,10 +25,15 @@ def find(name: str | Path, folder: Path, kind: str) -> Path:
     path = Path(name)
     if path.is_file():
         return path
-    shipped = {file.stem: file for file in sorted(folder.glob("*.yaml"), key=lambda file: file.stem)}
+    shipped = names(folder)
     if str(name) in shipped:
-        return shipped[str(name)]
+        return folder / f"{name}.yaml"
     raise InputFault(
         f"no {kind} {str(name)!r}: it is no file, and the shipped {folder.name} are {', '.join(shipped)}; "
         f"give one of these names or the path of a {kind} file"
     )
+
+
+def names(folder: Path) -> list[str]:
+    """Return the names of the files that a folder ships, in order."""
+    return sorted(file.stem for file in folder.glob("*.yaml"))

@@ -63,6 +63,11 @@ class Store:
         """The journal of a search by Optuna, made from the rows for people to look at; it may be deleted."""
         return self.folder / "optuna.log"
 
+    @property
+    def looks(self) -> Path:
+        """What looks at the rows of a search have found, see `study.looks`; it may be deleted."""
+        return self.folder / "looks.json"
+
     def pictures(self, id: str) -> Path:
         """Return the folder of a trial's pictures."""
         return self.folder / "pictures" / id
@@ -258,8 +263,13 @@ class Known:
         )
 
 
-def read_results(path: str | Path) -> pd.DataFrame:
+def read_results(path: str | Path, tuning: bool = False) -> pd.DataFrame:
     """Read results to analyse: a store, a parquet file or a CSV.
+
+    Parameters
+    ----------
+    tuning : bool
+        Read the trials of a store's tuning instead of those of its study.
 
     Returns
     -------
@@ -270,16 +280,21 @@ def read_results(path: str | Path) -> pd.DataFrame:
     Raises
     ------
     InputFault
-        If it is none of these, cannot be read, or is a store of an unknown version.
+        If it is none of these, cannot be read, is a store of an unknown version, or there is no tuning in it.
     """
     import pandas as pd
 
     path = Path(path)
+    if tuning and path.is_file():
+        raise InputFault(f"{path} is a file; only of a store can the trials of the tuning be asked for")
     if path.is_dir():
         rows = Store(path).rows()
         if rows.empty:
             raise InputFault(f"{path} holds no results; expected a store (it has trials/*.parquet), or a file")
-        return rows[~rows["role"].isin(["reference", "tune"])].reset_index(drop=True)
+        if tuning and not (rows["role"] == "tune").any():
+            raise InputFault(f"{path} holds no trial of a tuning; run a study that has the section `tune`")
+        wanted = rows["role"] == "tune" if tuning else ~rows["role"].isin(["reference", "tune"])
+        return rows[wanted].reset_index(drop=True)
     if not path.is_file():
         raise InputFault(f"{path}: no such file or folder; expected a store, a parquet file or a CSV")
     if path.suffix.lower() == ".parquet":

@@ -15,14 +15,19 @@ from typing import Protocol as Interface
 import torch
 from torch import Tensor, nn
 
+from study.updates import updates
+
 PRECISIONS = {
     "float32": torch.float32,
     "float64": torch.float64,
     "bf16": torch.float32,
     "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
 }
-"""Precision of a protocol to the type the frozen weights are held in; bf16 and bfloat16 compute in bfloat16 where
-autocast says it is safe. What is trained is in float32 at least."""
+"""Precision of a protocol to the type the frozen weights are held in. What is trained is in float32 at least."""
+
+COMPUTED = {"bf16": torch.bfloat16, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""Precision of a protocol to the type that is computed in where autocast says it is safe."""
 
 LOOK_EVERY = 10
 """Steps between two looks at the loss, which make an accelerator wait."""
@@ -94,7 +99,7 @@ class Slot:
 
     Attributes
     ----------
-    parameters : what AdamW (betas 0.9 and 0.999, weight decay 0.01) updates; each must be there once.
+    parameters : what is updated (see `study.updates`); each must be there once.
     batches : one a step, all with the same number of rows.
     beside, beside_rate : what is trained beside the design, such as an encoder of maps, and its learning rate.
     penalty : what its method adds to the loss of every step; it is no part of the losses that are recorded.
@@ -141,8 +146,8 @@ def unpacked(slot_of_row: Sequence[int]) -> AbstractContextManager[None]:
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
-    """Open the context a protocol's precision asks for: bfloat16 autocast for bf16 and bfloat16, nothing otherwise."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision in ("bf16", "bfloat16"))
+    """Open the context a protocol's precision asks for: autocast to a type of half the bytes, or nothing."""
+    return torch.autocast(device.type, dtype=COMPUTED.get(precision, torch.bfloat16), enabled=precision in COMPUTED)
 
 
 def row_losses(denoiser: Denoiser, batch: Batch) -> Tensor:
@@ -185,7 +190,7 @@ def train(
     trained = [index for index, slot in enumerate(slots) if slot.every]
     if not trained:
         return [Trained() for _ in slots]
-    optimiser = torch.optim.AdamW(_by_learning_rate(slots), lr=1.0, weight_decay=0.01, fused=True)
+    own_updates = updates(slots, precision, denoiser.device)
     losses = torch.zeros(steps, len(slots), device=denoiser.device, dtype=torch.float64)
     start = time.perf_counter()
     active, last = list(trained), dict.fromkeys(trained, 0)
@@ -201,10 +206,9 @@ def train(
             with autocast(denoiser.device, precision):
                 weighted = row_losses(denoiser, batch).mul(batch.weight)
             own = weighted.new_zeros(len(slots)).index_add(0, owner, weighted)
-            penalties = [extra for index in active if (extra := slots[index].penalty()) is not None]
-            optimiser.zero_grad(set_to_none=True)
-            sum(penalties, own.sum()).backward()
-        optimiser.step()
+            penalties = {index: extra for index in active if (extra := slots[index].penalty()) is not None}
+            own_updates.backward(own, penalties)
+        own_updates.step(active)
         losses[done - 1] = own.detach()
         last.update(dict.fromkeys(active, done))
         if done % LOOK_EVERY == 0 or done == steps:
@@ -220,15 +224,6 @@ def train(
         _ended(seen_losses[: last[index], index], slot.every, seconds) if index in last else Trained()
         for index, slot in enumerate(slots)
     ]
-
-
-def _by_learning_rate(slots: Sequence[Slot]) -> list[dict[str, Any]]:
-    """Group parameters as an optimiser takes them: those of one learning rate are updated by one fused call."""
-    groups: dict[float, list[nn.Parameter]] = {}
-    for slot in slots:
-        groups.setdefault(slot.learning_rate, []).extend(slot.parameters)
-        groups.setdefault(slot.beside_rate, []).extend(slot.beside)
-    return [{"lr": rate, "params": parameters} for rate, parameters in groups.items() if parameters]
 
 
 def _ended(losses: Tensor, parameters: Sequence[nn.Parameter], seconds: float) -> Trained:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, ClassVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from adapters.faults import InputFault
-from study.config import OptunaSection, Protocol, ProtocolBy, RangeSection, TuneSection, by_hand
+from study.config import Protocol, ProtocolBy, RangeSection, TuneSection, by_hand
 from study.faults import Faults, Path_, near
 from study.space import Space
 from study.strategies.ask_tell import Settings
@@ -22,9 +23,7 @@ BY = ("tune", "by")
 class TuneCheck(Faults):
     """One pass over the section; the faults are with their lines in `faults`."""
 
-    keys: ClassVar = {
-        "tune": {**TuneSection.model_fields, **OptunaSection.model_fields, **RangeSection.model_fields}
-    }  # fmt: skip
+    keys: ClassVar = {"tune": TuneSection.model_fields, "tune.ranges": RangeSection.model_fields}
 
     def run(
         self,
@@ -120,6 +119,8 @@ class TuneCheck(Faults):
 
     def _values(self, key: str, declared: Any, path: Path_, values: list[Any]) -> tuple[Any, ...]:
         found: list[Any] = []
+        if not values:
+            self._fault(path, "got [], expected values to try")
         for index, value in enumerate(values):
             try:
                 found.append(TypeAdapter(declared).validate_python(value))
@@ -153,6 +154,12 @@ class TuneCheck(Faults):
             self._fault((*path, "log"), "expected low above 0 and no step: orders of magnitude have neither")
         if whole and asked.step is not None and not asked.step.is_integer():
             self._fault((*path, "step"), f"got {asked.step:g}, expected a whole number")
+        if asked.step is not None and len(self.faults) == before:
+            steps = (asked.high - asked.low) / asked.step
+            if abs(steps - round(steps)) > 1e-6 or round(steps) < 1:
+                last = asked.low + math.floor(steps + 1e-6) * asked.step
+                told = f"expected high to be some of these from low; the last before {asked.high:g} is {last:g}"
+                self._fault((*path, "step"), f"got {asked.step:g}, {told}")
         if len(self.faults) > before:
             return None
         return Range(asked.low, asked.high, asked.log, asked.step, whole)

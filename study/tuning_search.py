@@ -9,13 +9,17 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
 from study.canonical import canonical_json
-from study.strategies.ask_tell import AskTell, Settings, Worst
+from study.strategies.ask_tell import AskTell, Settings, Tell, Worst
 
 if TYPE_CHECKING:
     import optuna
 
 DIGITS = 3
 """Significant digits of a value that is searched; more would tell trials apart that no score can."""
+
+
+EXACT = 12
+"""Those of a value that is some steps from the lowest: enough for any step, few enough for 0.1 + 0.2 to be 0.3."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,8 @@ class Range:
             step = 1 if self.step is None else int(self.step)
             return trial.suggest_int(name, int(self.low), int(self.high), log=self.log, step=step)
         value = trial.suggest_float(name, self.low, self.high, log=self.log, step=self.step)
-        return min(max(float(f"{value:.{DIGITS}g}"), self.low), self.high)
+        digits = DIGITS if self.step is None else EXACT
+        return min(max(float(f"{value:.{digits}g}"), self.low), self.high)
 
     def __str__(self) -> str:
         """Return it as people say it: 0.0001 to 0.03 (log)."""
@@ -100,22 +105,25 @@ class Searched:
         scores : callable
             Of a point: a list a task, of a score a seed, NaN where a trial diverged; None unless all rows are final.
         """
-        worst = Worst(higher)
-
         def ask(trial: optuna.Trial) -> dict[str, Any]:
             return {key: self._ask(trial, key, values) for key, values in grid.items()}
 
-        def tell(generation: list[dict[str, Any]]) -> list[tuple[float, ...]] | None:
-            found = [scores(values) for values in generation]
-            known = [own for own in found if own is not None]
-            if len(known) < len(found):
-                return None
-            worst.see(value for own in known for some in own for value in some)
-            return [(fmean(fmean(map(worst.fill, some)) for some in own),) for own in known]
+        def telling() -> Tell[dict[str, Any]]:
+            worst = Worst(higher)
+
+            def tell(generation: list[dict[str, Any]]) -> list[tuple[float, ...]] | None:
+                found = [scores(values) for values in generation]
+                known = [own for own in found if own is not None]
+                if len(known) < len(found):
+                    return None
+                worst.see(value for own in known for some in own for value in some)
+                return [(fmean(fmean(map(worst.fill, some)) for some in own),) for own in known]
+
+            return tell
 
         direction: Literal["maximize", "minimize"] = "maximize" if higher else "minimize"
         search = AskTell(self.settings, [direction], self.trials // replicates, ask, canonical_json)
-        generations, ended = search.grow(tell)
+        generations, ended = search.grow(telling)
         return [values for generation in generations for values in generation], ended
 
     def _ask(self, trial: optuna.Trial, key: str, values: Sequence[Any]) -> Any:

@@ -37,7 +37,9 @@ class InPlace:
     def start(self, draws: Draws) -> dict[str, nn.Parameter]:
         """Keep copies of the parameters, and let them be trained."""
         for name, parameter in self.parameters.items():
-            self._originals[name] = parameter.detach().clone(), parameter.requires_grad
+            self._originals[name] = parameter.data, parameter.requires_grad
+            # in float32 at least, as all that is trained: small updates vanish in a type of half the bytes
+            parameter.data = parameter.data.to(torch.promote_types(torch.float32, parameter.dtype), copy=True)
             parameter.requires_grad_(True)
         return dict(self.parameters)
 
@@ -47,14 +49,13 @@ class InPlace:
     def merge(self, weights: Weights) -> None:
         """Put the trained values in place of the originals."""
         for name, parameter in self.parameters.items():
-            weights[name] = parameter.detach().clone()
+            weights[name] = parameter.detach().to(self._originals[name][0].dtype, copy=True)
 
     def detach(self) -> None:
         """Put the originals back, bit for bit, and drop the gradients."""
-        with torch.no_grad():
-            for name, (original, required) in self._originals.items():
-                parameter = self.parameters[name]
-                parameter.copy_(original)
-                parameter.grad = None
-                parameter.requires_grad_(required)
+        for name, (original, required) in self._originals.items():
+            parameter = self.parameters[name]
+            parameter.grad = None  # before the type changes
+            parameter.data = original
+            parameter.requires_grad_(required)
         self._originals = {}

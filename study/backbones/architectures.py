@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapters.faults import InputFault
-from study.backbones.kinds import DENOISERS
+from study.backbones.kinds import DENOISERS, components
 
 if TYPE_CHECKING:
     from torch import nn
@@ -189,10 +189,12 @@ def text_encoder_of(folder: Path) -> nn.Module:
     Raises
     ------
     InputFault
-        When that file is missing, is not JSON, or describes no CLIP text model.
+        When that file is missing, is not JSON, or describes no CLIP text model; or when there are several.
     """
     import json
 
+    if "text_encoder_2" in components(folder):
+        raise InputFault(f"{folder} has several text encoders, which are not tuned here; leave out text_encoder=true")
     path = folder / "text_encoder" / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))

@@ -40,7 +40,7 @@ class FlowMatching(Backbone):
 
     def scheduler(self, sampler: str) -> Any:
         """As `Backbone.scheduler`."""
-        config = self.pipeline.scheduler.config
+        config = self.noiser.config
         shift = config.shift
         if config.use_dynamic_shifting:
             shift = self._mu() if config.time_shift_type == "linear" else math.exp(self._mu())
@@ -65,7 +65,7 @@ class FlowMatching(Backbone):
         """Say how far the schedule is shifted at this size of pictures, where the scheduler asks for that."""
         from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
-        config = self.pipeline.scheduler.config
+        config = self.noiser.config
         _, height, width = self.latent_shape
         return float(
             calculate_shift(

@@ -10,10 +10,14 @@ from typing import Any
 
 from adapters.faults import InputFault
 
+AUTOENCODER = "AutoencoderKL"
+"""The class of every pipeline's autoencoder."""
 _MODEL = "diffusion_pytorch_model"
 _TEXT = {"text_encoder": "model", "tokenizer": None}
 _SECOND_TEXT = {"text_encoder_2": "model", "tokenizer_2": None}
 _THIRD_TEXT = {"text_encoder_3": "model", "tokenizer_3": None}
+_UNET = ("UNet2DConditionModel",)
+_EARLY = "Transformer2DModel"  # what early diffusers called DiT's and PixArt's
 _NO_RESNETS = dict.fromkeys(("Res_in", "Res_out"), "ResNet blocks")
 _NO_CROSS = dict.fromkeys(("CA_in", "CA_c", "CA_out"), "cross-attention")
 
@@ -26,8 +30,8 @@ class Kind:
     ----------
     family
         Module and class that load it, in `study.backbones`.
-    denoiser
-        The component that is its denoiser.
+    denoiser, denoisers
+        The component that is its denoiser, and the classes that it may be of.
     others
         Its other components that are loaded, and what the file of their weights begins with; None for what has none.
     optional
@@ -42,6 +46,7 @@ class Kind:
 
     family: str
     denoiser: str
+    denoisers: tuple[str, ...]
     others: Mapping[str, str | None]
     optional: tuple[str, ...] = ()
     unused: Mapping[str, Any] = field(default_factory=dict)
@@ -55,21 +60,29 @@ class Kind:
 
 
 _VISION = {"feature_extractor": None, "image_encoder": None}
-_PIXART = Kind("loading.PixArt", "transformer", _TEXT, lacking=_NO_RESNETS)
+_PIXART = Kind(
+    "pixart.PixArt", "transformer", ("PixArtTransformer2DModel", _EARLY), _TEXT, lacking=_NO_RESNETS
+)  # fmt: skip
 KINDS: dict[str, Kind] = {
     "StableDiffusionPipeline": Kind(
         "loading.Backbone",
         "unet",
+        _UNET,
         _TEXT,
         unused={**_VISION, "safety_checker": None, "requires_safety_checker": False},
     ),
-    "StableDiffusionXLPipeline": Kind("sdxl.StableDiffusionXL", "unet", {**_TEXT, **_SECOND_TEXT}, unused=_VISION),
-    "DiTPipeline": Kind("dit.DiT", "transformer", {}, lacking={**_NO_RESNETS, **_NO_CROSS}),
+    "StableDiffusionXLPipeline": Kind(
+        "sdxl.StableDiffusionXL", "unet", _UNET, {**_TEXT, **_SECOND_TEXT}, unused=_VISION
+    ),
+    "DiTPipeline": Kind(
+        "dit.DiT", "transformer", ("DiTTransformer2DModel", _EARLY), {}, lacking={**_NO_RESNETS, **_NO_CROSS}
+    ),
     "PixArtAlphaPipeline": _PIXART,
     "PixArtSigmaPipeline": _PIXART,
     "StableDiffusion3Pipeline": Kind(
         "sd3.StableDiffusion3",
         "transformer",
+        ("SD3Transformer2DModel",),
         {**_TEXT, **_SECOND_TEXT, **_THIRD_TEXT},
         optional=("text_encoder_3", "tokenizer_3"),
         unused=_VISION,
@@ -78,6 +91,7 @@ KINDS: dict[str, Kind] = {
     "FluxPipeline": Kind(
         "flux.Flux",
         "transformer",
+        ("FluxTransformer2DModel",),
         {**_TEXT, **_SECOND_TEXT},
         unused=_VISION,
         lacking={**_NO_RESNETS, **_NO_CROSS},
@@ -99,9 +113,9 @@ def pipeline_of(folder: Path) -> str:
     if not (folder / "model_index.json").is_file():
         raise InputFault("model_index.json is missing")
     named = read_json(folder / "model_index.json").get("_class_name")
-    if named not in KINDS:
+    if not isinstance(named, str) or named not in KINDS:
         raise InputFault(f"its class is {named!r}, expected one of {', '.join(KINDS)}")
-    return str(named)
+    return named
 
 
 def components(folder: Path) -> dict[str, str | None]:

@@ -5,9 +5,8 @@ The safety checker is left out: it sees photographs of 224 pixels and blanks dra
 """
 
 import copy
-import inspect
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 
 from adapters.faults import InputFault
 from adapters.files import parts
-from study.backbones.kinds import KINDS, Kind, components, pipeline_of
+from study.backbones.kinds import KINDS, Kind, components, pipeline_of, read_json
 from study.backbones.names import Source, content_hash, fetch, resolve, wrong_size
 from study.backbones.samplers import diffusion_sampler
 from study.saving import NOTHING, Saving
@@ -54,7 +53,7 @@ class Backbone:
         self.name = source.name
         self.hash = digest
         self.device = device
-        self.dtype = torch.float32 if dtype is torch.bfloat16 else dtype
+        self.dtype = torch.promote_types(torch.float32, dtype)
         self._saving = saving
         self.size: int = self._edge * self._factor
         self.noiser = self._noise_schedule()
@@ -65,7 +64,7 @@ class Backbone:
             if isinstance(module, torch.nn.Module):
                 module.requires_grad_(False).eval()
                 module.to("cpu" if saving.offload and module is not self.denoiser else device)
-        if dtype is torch.bfloat16:
+        if dtype is not self.dtype:
             pipeline.vae.to(torch.float32)  # an autoencoder's numbers may be too large or too fine for less
             self.denoiser.register_forward_pre_hook(_as_weights, with_kwargs=True)
         if saving.gradient_checkpointing:
@@ -245,52 +244,6 @@ class Backbone:
         return self.denoiser(noisy, timesteps, encoder_hidden_states=context, return_dict=False)[0]
 
 
-class PixArt(Backbone):
-    """A frozen PixArtAlphaPipeline or PixArtSigmaPipeline.
-
-    PixArt masks what pads a prompt, so the text carries its mask along: `embed` gives (N, tokens, width + 1), where the
-    last feature of a token is 1 if it is read and 0 if it is padding.
-    """
-
-    @property
-    def tokens(self) -> int:
-        """As `Backbone.tokens`: as many as the pipeline reads by default, or fewer where its tokenizer says so.
-
-        T5 reads prompts of any length; its tokenizer's limit is not what the transformer was trained on.
-        """
-        default = inspect.signature(self.pipeline.encode_prompt).parameters["max_sequence_length"].default
-        return min(super().tokens, default)
-
-    def _encode_prompts(self, prompts: list[str]) -> torch.Tensor:
-        text, mask, _, _ = self.pipeline.encode_prompt(prompts, False, device=self.device,
-                                                       max_sequence_length=self.tokens, clean_caption=False)
-        return torch.cat([text, mask[..., None].to(text.dtype)], dim=-1)
-
-    def predict(
-        self, noisy: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor, condition: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """As `Backbone.predict`; of a denoiser that predicts a variance too, only the target."""
-        predicted: torch.Tensor = self.denoiser(
-            noisy,
-            encoder_hidden_states=context[..., :-1],
-            encoder_attention_mask=context[..., -1],
-            timestep=timesteps.expand(len(noisy)),
-            added_cond_kwargs=self._size_of(noisy),
-            return_dict=False,
-        )[0]
-        return predicted[:, : noisy.shape[1]]
-
-    def _size_of(self, noisy: torch.Tensor) -> dict[str, torch.Tensor | None]:
-        """Give the pixels and the aspect ratio of each picture, of which the denoisers of 1024 pixels want to know."""
-        if not self.denoiser.use_additional_conditions:
-            return {"resolution": None, "aspect_ratio": None}
-        edges = torch.tensor(noisy.shape[-2:], dtype=noisy.dtype, device=noisy.device)
-        return {
-            "resolution": (edges * self.pipeline.vae_scale_factor).expand(len(noisy), 2),
-            "aspect_ratio": (edges[0] / edges[1]).expand(len(noisy), 1),
-        }
-
-
 def load(
     name: str | dict[str, Any],
     device: str | torch.device = "cpu",
@@ -301,7 +254,7 @@ def load(
 
     Parameters
     ----------
-    dtype : of the weights. In bfloat16 the autoencoder stays in float32, and latents too.
+    dtype : of the weights. In bfloat16 and float16 the autoencoder stays in float32, and latents too.
     saving : how memory is saved.
 
     Raises
@@ -312,7 +265,7 @@ def load(
     folder = fetch(source)
     pipeline = _pipeline(folder, source.name, dtype)
     family = _family(KINDS[type(pipeline).__name__])
-    _check_schedule(pipeline, source.name, family.predictions)
+    _check_known(pipeline, source.name, family.predictions)
     target = torch.device(device)
     return family(pipeline, source, content_hash(source), target, dtype, saving)
 
@@ -323,8 +276,8 @@ def _family(kind: Kind) -> type[Backbone]:
     return family
 
 
-def _check_schedule(pipeline: Any, name: str, predictions: Sequence[str]) -> None:
-    """Refuse what would be trained wrongly: targets, noise or latents that are others than those that are known."""
+def _check_known(pipeline: Any, name: str, predictions: Sequence[str]) -> None:
+    """Refuse what would be trained or drawn wrongly: targets, noise, latents or inputs other than those known."""
     schedule, told = pipeline.scheduler.config, f"backbone {name}: "
     if predictions:
         if (prediction := schedule.get("prediction_type")) not in predictions:
@@ -333,8 +286,21 @@ def _check_schedule(pipeline: Any, name: str, predictions: Sequence[str]) -> Non
             raise InputFault(f"{told}its noise schedule is EDM's ({schedule['_class_name']}), which is not known here.")
     elif "shift" not in schedule:
         raise InputFault(f"{told}its scheduler is {type(pipeline.scheduler).__name__}, expected one of flow matching.")
+    for key in ("stochastic_sampling", "invert_sigmas"):
+        if schedule.get(key):
+            raise InputFault(f"{told}its scheduler has {key}=true, which is not known here; expected false.")
     if pipeline.vae.config.get("latents_mean") is not None:
         raise InputFault(f"{told}its latents have a mean for each channel, which is not known here.")
+    denoiser: Any = parts(pipeline)[0]
+    if denoiser.config.get("time_cond_proj_dim") is not None:
+        raise InputFault(f"{told}its U-Net is told the guidance (a latent consistency model), which is not known here.")
+    packed = KINDS[type(pipeline).__name__].packs ** 2
+    taken, given = denoiser.config.in_channels, pipeline.vae.config.latent_channels * packed
+    if taken != given:
+        raise InputFault(
+            f"{told}its denoiser takes {taken} channels, expected the {given} of the latents; one that is given more, "
+            "such as a picture to fill in, is not known here."
+        )
 
 
 def _as_weights(denoiser: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -347,18 +313,42 @@ def _as_weights(denoiser: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[s
 
 def _pipeline(folder: Path, name: str, dtype: torch.dtype) -> Any:
     named = pipeline_of(folder)
-    kind = pipeline_class(named)
-    given = {**KINDS[named].unused, **{name: None for name in KINDS[named].optional if name not in components(folder)}}
+    kind, index = pipeline_class(named), read_json(folder / "model_index.json")
+    there = components(folder)
+    given = {**KINDS[named].unused, **{part: None for part in KINDS[named].optional if part not in there}}
+    safe: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "local_files_only": True}
     try:
-        pipeline = kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True, **given)
+        given |= {part: _model(folder / part, *index[part], **safe) for part, stem in there.items() if stem is not None}
+        pipeline = kind.from_pretrained(folder, **safe, **given)
     except Exception as error:  # whatever a broken file makes the libraries raise, the folder is at fault
         reason = " ".join(str(error).split())[:300]
+        told = reason if isinstance(error, InputFault) else f"{type(error).__name__}: {reason}"
         raise InputFault(
-            f"backbone {name}: {folder} cannot be loaded ({type(error).__name__}: {reason}). "
+            f"backbone {name}: {folder} cannot be loaded ({told}). "
             f"Expected a {named} saved by save_pretrained; save or download it again."
         ) from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def _model(folder: Path, library: str, name: str, **safe: Any) -> Any:
+    """Load a model of a pipeline; what its file lacks the libraries would draw at random, with a warning."""
+    made = getattr(import_module(library), name)
+    model, told = made.from_pretrained(folder, output_loading_info=True, **safe)
+    refuse_missing(folder.name, told["missing_keys"])
+    return model
+
+
+def refuse_missing(name: str, keys: Iterable[str]) -> None:
+    """Refuse a model whose file lacks tensors.
+
+    Raises
+    ------
+    InputFault
+    """
+    if lost := sorted(keys):
+        more = f" and {len(lost) - 1} more" if lost[1:] else ""
+        raise InputFault(f"the weights of {name} lack {lost[0]}{more}")
 
 
 def pipeline_class(name: str = "StableDiffusionPipeline") -> Any:

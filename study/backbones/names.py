@@ -12,6 +12,7 @@ from typing import Any, Literal
 from adapters.faults import InputFault
 from study.backbones.architectures import ARCHITECTURES
 from study.backbones.kinds import KINDS, components, pipeline_of, read_json
+from study.backbones.soundness import TO_SAVE_ANEW, TWINS, is_twin, pipeline_faults, weight_faults
 
 BUILTIN = Path(__file__).resolve().parent.parent / "builtin"
 BACKBONES = ("micro-unet", "micro-dit")
@@ -22,13 +23,8 @@ SEGMENTER = "segmenter"
 """Scores by what the built-in segmenter reads off pictures; no transformers model, so not of `resolve_scorer`."""
 OWN = "backbone"
 """Scores by what the trial's own backbone predicts; no other model, so `resolve_scorer` does not know it either."""
-LIBRARIES = {"diffusers", "transformers", "stable_diffusion"}
 READ = (".safetensors", ".json", ".txt", ".model")
 """Ends of the names of the files that are loaded; ``.model`` is a vocabulary of SentencePiece, as T5's."""
-TWINS = ("fp16", "bf16", "non_ema")
-_TO_SAVE_ANEW = (
-    "load it with diffusers' from_pretrained(…, variant=…), save it with save_pretrained and name that folder"
-)
 _INSTALL = "Run `python -m study.builtin.train`, or install the package again."
 _REMEDY = {"micro-dit": "Run `python -m study.builtin.train --only generator-dit`, or install the package again."}
 
@@ -102,6 +98,8 @@ def _resolve(
     folder = (root or Path.cwd()) / Path(name).expanduser()
     if revision is None and not folder.is_dir() and "@" in name:
         name, _, revision = name.partition("@")
+    if revision is not None and not (name and revision.strip()):
+        raise InputFault(f"{role} {f'{name}@{revision}'!r}: expected org/model@revision, as in org/model@0123abc.")
     if folder.is_dir() and revision is None:
         _check(Source("folder", name, role), folder)
         return Source("folder", name, role, path=folder.resolve())
@@ -131,11 +129,13 @@ def content_hash(source: Source) -> str:
 
     Raises
     ------
-    InputFault : a hub model that has not been downloaded.
+    InputFault : a hub model that has not been downloaded, or only half.
     """
     if source.kind == "arch":
         return hashlib.sha256(source.name.encode()).hexdigest()
     folder = source.path or _snapshot(source, download=False)
+    if source.kind == "hub":
+        _check(source, folder)  # a download that was cut off would have the hash of half a model
     digest = hashlib.sha256()
     for file in _files(folder, source.role):
         state = file.stat()
@@ -163,7 +163,8 @@ def wrong_size(source: Source, size: int) -> str:
         folder = source.path or _snapshot(source, download=False)
         kind = KINDS[pipeline_of(folder)]
         denoiser = read_json(folder / kind.denoiser / "config.json")
-        unit = (denoiser.get("patch_size") or _coarsest(denoiser)) * kind.packs
+        patch = denoiser.get("patch_size")
+        unit = (patch if isinstance(patch, int) and patch > 0 else _coarsest(denoiser)) * kind.packs
         unit *= _coarsest(read_json(folder / "vae" / "config.json"))
     except InputFault:
         return ""
@@ -172,7 +173,8 @@ def wrong_size(source: Source, size: int) -> str:
 
 def _coarsest(config: dict[str, Any]) -> int:
     """Say how wide a place is, where a network that halves its input between its blocks sees fewest of them."""
-    return 2 ** (len(config.get("block_out_channels", [None])) - 1)
+    widths = config.get("block_out_channels")
+    return 2 ** max(0, len(widths) - 1) if isinstance(widths, list) else 1
 
 
 def unknown_words(source: Source, text: str) -> list[str]:
@@ -218,7 +220,7 @@ def _snapshot(source: Source, download: bool) -> Path:
         RevisionNotFoundError,
     )
 
-    twins = [f"*.{twin}.*" for twin in TWINS]
+    twins = [f"*.{twin}{end}" for twin in TWINS for end in (".*", "-*")]  # whole files and shards
     if source.role == "backbone":
         folders = dict.fromkeys(name for kind in KINDS.values() for name in kind.components)
         wanted, unwanted = ["model_index.json", *(f"{name}/*{end}" for name in folders for end in READ)], twins
@@ -260,65 +262,26 @@ def _check(source: Source, folder: Path) -> None:
         raise InputFault(f"{source.role} {source.name}: there is no folder {folder}.{hint}")
     if source.role == "scorer":
         faults = [] if (folder / "config.json").is_file() else ["config.json is missing"]
-        faults += _weight_faults(folder, "model")
+        faults += weight_faults(folder, "model")
     else:
-        faults = _pipeline_faults(folder)
+        faults = pipeline_faults(folder)
     if faults:
         what = "diffusers pipeline" if source.role == "backbone" else "transformers model"
         if source.kind == "hub":
             hint = (
                 " A download that was cut off goes on with the next run; where a repository has nothing but variants "
-                f"({', '.join(TWINS)}), {_TO_SAVE_ANEW}."
+                f"({', '.join(TWINS)}), {TO_SAVE_ANEW}; where it has nothing but pickled weights "
+                "(pytorch_model.bin), name a revision that has safetensors, or a folder with the weights saved anew "
+                "(docs/models.md)."
             )
         raise InputFault(f"{source.role} {source.name}: {folder} is no sound {what} folder: {'; '.join(faults)}.{hint}")
-
-
-def _pipeline_faults(folder: Path) -> list[str]:
-    try:
-        optional = KINDS[pipeline_of(folder)].optional
-    except InputFault as fault:
-        return [str(fault)]
-    index = read_json(folder / "model_index.json")
-    # A library named here is imported by diffusers, so a stranger's folder may name only known ones.
-    faults = [
-        f"{key} is of the library {entry[0]!r}, expected one of {', '.join(sorted(LIBRARIES))}"
-        for key, entry in index.items()
-        if isinstance(entry, list) and entry and entry[0] not in {*LIBRARIES, None}
-    ]
-    for component, weights in components(folder).items():
-        entry = index.get(component)
-        if not (isinstance(entry, list) and len(entry) == 2):
-            faults.append(f"model_index.json names {entry!r} as {component}, expected [library, class]")
-        elif not (folder / component).is_dir():
-            less = " (to do without it, name it [null, null] in model_index.json)" if component in optional else ""
-            faults.append(f"{component}/ is missing{less}")
-        elif weights is not None:
-            faults += _weight_faults(folder / component, weights)
-    return faults
-
-
-def _weight_faults(folder: Path, stem: str) -> list[str]:
-    if (folder / f"{stem}.safetensors").is_file():
-        return []
-    index = folder / f"{stem}.safetensors.index.json"
-    if index.is_file():
-        try:
-            shards = set(read_json(index).get("weight_map", {}).values())
-        except InputFault as fault:
-            return [str(fault)]
-        return [f"{folder.name}/{shard} is missing" for shard in sorted(shards) if not (folder / shard).is_file()]
-    if twins := sorted(path.name for twin in TWINS for path in folder.glob(f"{stem}.{twin}*.safetensors")):
-        return [f"{folder.name}/{stem}.safetensors is missing, there is only {twins[0]}: {_TO_SAVE_ANEW}"]
-    unsafe = [*folder.glob("*.bin"), *folder.glob("*.ckpt"), *folder.glob("*.pt")]
-    why = " (pickled weights are not read: convert them to safetensors)" if unsafe else ""
-    return [f"{folder.name}/{stem}.safetensors is missing{why}"]
 
 
 def _files(folder: Path, role: str) -> list[Path]:
     """List the files that are loaded, in the order of their names; half-precision twins are not."""
     inside = [folder / name for name in components(folder)] if role == "backbone" else [folder]
     found = [path for place in inside for path in place.iterdir() if path.suffix in READ and path.is_file()]
-    found = [path for path in found if path.stem.rpartition(".")[2] not in TWINS]
+    found = [path for path in found if not is_twin(path)]
     if role == "backbone":
         found.append(folder / "model_index.json")
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from study.cli.shared import StudyFile
 from study.executors import records, slurm_jobs
 from study.executors.local import WorkerFault
 from study.executors.slurm import submitted
@@ -14,7 +15,7 @@ from study.study import Study
 
 
 def command(
-    study: Annotated[str, typer.Argument(help="A study file, or a shipped study: quick, methods, paper, paper-micro.")],
+    study: StudyFile,
     store: Annotated[str | None, typer.Option(help="Folder of the store, instead of the study's own.")] = None,
 ) -> None:
     """End the jobs of a study that wait or run on a cluster.

@@ -12,6 +12,7 @@ import typer
 from adapters.faults import InputFault
 from study.cli.means import print_table
 from study.cli.run import interrupt, together_of
+from study.cli.shared import RecipeFile
 from study.cli.told import warn
 from study.confirm import COMPARED, Confirming
 from study.executors.local import WorkerFault
@@ -21,7 +22,7 @@ from study.study import Study
 
 def command(
     study: Annotated[str, typer.Argument(help="A study file with the section confirm, or a shipped study.")],
-    recipe: Annotated[str, typer.Argument(help="A recipe file, or a shipped recipe.")],
+    recipe: RecipeFile,
     store: Annotated[str | None, typer.Option(help="Folder of the store, instead of the study's own.")] = None,
     only: Annotated[
         Literal["missing", "failed"], typer.Option(help="failed: run the trials that failed once more, and no others.")

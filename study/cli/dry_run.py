@@ -151,7 +151,7 @@ def _remaining(study: Study) -> Iterator[str]:
     missing = [trial for trial in trials if trial.id not in finished]
     if len(missing) < len(trials):
         yield f"already in the store: {len(trials) - len(missing)} of {len(trials) + len(waiting)}"
-    seconds = plan.seconds([*missing, *plan.stand_ins(study.config, waiting)], rows)
+    seconds = plan.seconds(study.config, [*missing, *plan.stand_ins(study.config, waiting)], rows)
     if seconds is None:
         yield "estimated time: unknown until the first trials on this backbone have run"
     elif len(rows):

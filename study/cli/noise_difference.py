@@ -13,6 +13,7 @@ import typer
 from adapters.faults import InputFault
 from study.atomic import write_file
 from study.cli.means import print_table
+from study.cli.shared import StudyFile
 from study.cli.told import plain_warnings, warn
 from study.noise_reading import reading
 from study.study import Study
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def command(
-    study: Annotated[str, typer.Argument(help="A study file, or a shipped study: quick, methods, paper, paper-micro.")],
+    study: StudyFile,
     trial: Annotated[str | None, typer.Option(help="The trial whose id begins so.")] = None,
     best: Annotated[int | None, typer.Option(min=1, help="So many of the best trials whose weights are kept.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The figure to write: .png.")] = None,

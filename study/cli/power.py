@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from study.cli.shared import StudyFile
 from study.study import Study
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def command(
-    study: Annotated[str, typer.Argument(help="A study file, or a shipped study: quick, methods, paper, paper-micro.")],
+    study: StudyFile,
     pilot: Annotated[
         Path | None, typer.Option(help="Earlier results to take variances from: a store, a parquet file or a CSV.")
     ] = None,

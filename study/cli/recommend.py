@@ -11,13 +11,14 @@ from typing import Annotated
 import typer
 
 from adapters.faults import InputFault
+from study.cli.shared import StudyFile
 from study.study import Study
 
 _SHOWN = 20
 
 
 def command(
-    study: Annotated[str, typer.Argument(help="A study file, or a shipped study: quick, methods, paper, paper-micro.")],
+    study: StudyFile,
     output: Annotated[Path, typer.Option("-o", "--output", help="The recipe to write, such as recipe.yaml.")],
     store: Annotated[str | None, typer.Option(help="Folder of the store, instead of the study's own.")] = None,
     error: Annotated[

@@ -11,6 +11,7 @@ import typer
 
 from adapters.faults import InputFault
 from study.atomic import write_file
+from study.cli.shared import StudyFile
 from study.cli.told import plain_warnings
 from study.study import Study
 
@@ -18,7 +19,7 @@ HTML, MARKDOWN = (".html", ".htm"), (".md", ".markdown")
 
 
 def command(
-    study: Annotated[str, typer.Argument(help="A study file, or a shipped study: quick, methods, paper, paper-micro.")],
+    study: StudyFile,
     output: Annotated[
         Path, typer.Option("-o", "--output", help="report.html: one page; report.md: Markdown, figures beside it.")
     ],

@@ -21,7 +21,7 @@ _PLAN = "plan"
 
 
 def rows(
-    results: Path, responses: Sequence[str], columns: Sequence[str], where: Sequence[str] = ()
+    results: Path, responses: Sequence[str], columns: Sequence[str], where: Sequence[str] = (), tuning: bool = False
 ) -> pd.DataFrame:
     """Read results, and give the rows that meet conditions with their responses as numbers.
 
@@ -31,6 +31,8 @@ def rows(
         The factors and blocks, which tell rows apart.
     where : sequence of str
         Conditions `COLUMN=VALUE[,VALUE…]`.
+    tuning : bool
+        Read the trials of a store's tuning instead of those of its study.
 
     Raises
     ------
@@ -40,7 +42,7 @@ def rows(
     """
     from study.store import read_results
 
-    frame = select(with_protocol(read_results(results)), list(where))
+    frame = select(with_protocol(read_results(results, tuning)), list(where))
     check_comparable(frame, list(columns))
     if not any(condition.startswith(f"{_PLAN}=") for condition in where):
         check_planned(frame)

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from adapters.faults import InputFault
 from study.cli.dry_run import describe
-from study.cli.memory import GradientCheckpointing, Offload
+from study.cli.shared import GradientCheckpointing, Offload, StudyFile
 from study.executors.local import WorkerFault
 from study.resources import Resources
 from study.saving import Saving
@@ -21,7 +21,7 @@ from study.study import Study
 
 
 def command(
-    study: Annotated[str, typer.Argument(help="A study file, or a shipped study: quick, methods, paper, paper-micro.")],
+    study: StudyFile,
     store: Annotated[str | None, typer.Option(help="Folder of the store, instead of the study's own.")] = None,
     only: Annotated[
         Literal["missing", "failed"], typer.Option(help="failed: run the trials that failed once more, and no others.")

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from adapters.faults import InputFault
+from study.atomic import write_file
+from study.cli.attention import check_output
 from study.cli.rows import columns_of, listed, rows
 from study.columns import higher_is_better
 
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
+    from analysis.near_best_result import NearBest
     from analysis.sensitivity_result import Sensitivity
 
 
@@ -28,6 +32,15 @@ def command(
     within: Annotated[
         float | None, typer.Option(help="Settings this close to the best are good; default: the SD between seeds.")
     ] = None,
+    against: Annotated[
+        str | None, typer.Option(help="Compare every method's share of good settings with this one's, task by task.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="A figure: .png; with --against, of shares against distance.")
+    ] = None,
+    tuning: Annotated[
+        bool, typer.Option("--tuning", help="Look at the trials of a store's tuning, whose grid is one of settings.")
+    ] = False,
     error: Annotated[
         str, typer.Option(help="What omega² is measured against: auto, residual, or a block such as task.")
     ] = "auto",
@@ -47,23 +60,50 @@ def command(
 
     For each method: the spread of its settings' means, the share of settings about as good as the best, and the
     importance of each hyper-parameter by the analysis of variance and by optuna's evaluators, with bootstrap intervals
-    over tasks. A hyper-parameter that has no value in any row of a method does not exist there.
+    over tasks. A hyper-parameter that has no value in any row of a method does not exist there. With --against, the
+    share of good settings is counted on each task too, and methods are compared by paired t tests over tasks.
     """
     from analysis.sensitivity_fit import sensitivity
+    from analysis.settings_near_best import near_best
 
+    if against is not None and not by:
+        raise InputFault(f"--against {against} compares methods, so --by must name the column that tells them apart")
+    if output is not None:
+        check_output(output)
     asked, block_names = listed(settings, "--settings"), listed(blocks, "--blocks")
     told_apart = [*asked, *([by] if by else [])]
-    frame = rows(results, [response], columns_of(told_apart, block_names), where or [])
+    frame = rows(results, [response], columns_of(told_apart, block_names), where or [], tuning)
+    alike = [name for name in asked if name.startswith("protocol.") and name not in frame.columns]
+    if alike:
+        raise InputFault(
+            f"--settings {','.join(alike)}: the rows of {results} do not differ in {', '.join(alike)}"
+            + ("" if tuning else "; --tuning takes the trials of a store's tuning, where the protocol varies")
+        )
+    higher = higher_is_better(response) if lower_is_better is None else not lower_is_better
     found = sensitivity(
-        frame, response, asked, by or None, block_names, within, draws, seed,
-        higher_is_better=higher_is_better(response) if lower_is_better is None else not lower_is_better,
+        frame, response, asked, by or None, block_names, within, draws, seed, higher_is_better=higher,
         evaluator_draws=evaluator_draws, error=error,
     )  # fmt: skip
+    compared = None
+    if against is not None:
+        if found.within is None:
+            raise InputFault(
+                f"--against {against} counts settings near the best; say how near with --within, in units of "
+                f"{response} (no two rows differ in the seed alone, so there is no default)"
+            )
+        compared = near_best(frame, response, asked, against, found.within, by, higher_is_better=higher)
+    if output is not None:
+        figure = (compared or found).plot()
+        write_file(output, lambda part: figure.savefig(part, format="png"))
+        print(output, file=sys.stderr if as_json else sys.stdout)
     if as_json:
-        print(json.dumps(found.to_dict(), indent=1, allow_nan=False))
+        document = found.to_dict() | ({} if compared is None else {"near_best": compared.to_dict()})
+        print(json.dumps(document, indent=1, allow_nan=False))
         print(f"{found.n} rows, {found.n_missing} without {response}", file=sys.stderr)
-    else:
-        print_sensitivity(found)
+        return
+    print_sensitivity(found)
+    if compared is not None:
+        print_near_best(compared)
 
 
 def print_sensitivity(found: Sensitivity, console: Console | None = None) -> None:
@@ -82,6 +122,20 @@ def print_sensitivity(found: Sensitivity, console: Console | None = None) -> Non
         if importances["fanova"].notna().any():
             shown += ["fanova", "fanova_lower", "fanova_upper"]
         _print(console, "which hyper-parameter matters", importances[shown])
+    console.print(found.explain(), highlight=False, markup=False)
+
+
+def print_near_best(found: NearBest) -> None:
+    """Print shares task by task, and what differs."""
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print()
+    rows, near = found.to_frame(), f"within {found.within:.3g}"
+    shares = rows[[c for c in rows.columns if not c.startswith("sd")]]
+    _print(console, f"{found.response}: share of settings {near} of the best of each task", shares)
+    _print(console, "spread over the settings of each task", rows[["method", "sd", "sd_lower", "sd_upper"]])
+    _print(console, f"less {found.against}, paired by task", found.contrasts)
     console.print(found.explain(), highlight=False, markup=False)
 
 

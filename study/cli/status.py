@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from adapters.faults import InputFault
+from study.cli.shared import StudyFile
 from study.study import Study
 
 EVERY = 5
@@ -18,7 +19,7 @@ EVERY = 5
 
 
 def command(
-    study: Annotated[str, typer.Argument(help="A study file, or a shipped study: quick, methods, paper, paper-micro.")],
+    study: StudyFile,
     store: Annotated[str | None, typer.Option(help="Folder of the store, instead of the study's own.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Say it anew every few seconds, until Ctrl-C.")] = False,

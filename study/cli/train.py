@@ -13,7 +13,7 @@ import typer
 from adapters.faults import InputFault
 from study import recipe as recipes
 from study.backbones.names import fetch, resolve
-from study.cli.memory import GradientCheckpointing, Offload
+from study.cli.shared import GradientCheckpointing, Offload, RecipeFile
 from study.cli.told import plain_warnings, warn
 from study.progress import Steps, duration
 from study.saving import Saving
@@ -23,7 +23,7 @@ from study.yaml_lines import parse_yaml
 
 
 def command(
-    recipe: Annotated[str, typer.Argument(help="A recipe file, or a shipped recipe: position.")],
+    recipe: RecipeFile,
     output: Annotated[Path, typer.Option("-o", "--output", help="The adapter folder to write.")],
     pictures: Annotated[Path | None, typer.Option(help="Learn a subject: a folder of a few pictures of it.")] = None,
     class_word: Annotated[str | None, typer.Option("--class", help="The word for what they show, such as dog.")] = None,

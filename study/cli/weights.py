@@ -13,12 +13,13 @@ from adapters.faults import InputFault
 from study.atomic import write_file
 from study.cli.attention import check_output
 from study.cli.means import print_table
+from study.cli.shared import StudyFile
 from study.cli.told import plain_warnings, warn
 from study.study import Study
 
 
 def command(
-    study: Annotated[str, typer.Argument(help="A study file, or a shipped study: quick, methods, paper, paper-micro.")],
+    study: StudyFile,
     trial: Annotated[str | None, typer.Option(help="The trial whose id begins so.")] = None,
     best: Annotated[
         int | None, typer.Option(min=1, help="So many of the best trials of full tuning whose weights are kept.")

@@ -1,7 +1,7 @@
 """Optuna's ask and tell, in generations, from what is known: the same questions and answers lead to the same study.
 
-The Optuna study lives in memory and is made anew from its first question whenever it is needed; nothing reads it back
-from a file. `study.strategies.journal` writes it for people to look at.
+The Optuna study lives in memory and is made anew from its first question by every process that needs it; nothing reads
+it back from a file. `study.journal` writes it for people to look at.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Sampler = Literal["tpe", "nsga2", "qmc"]
 Item = TypeVar("Item")
+Tell = Callable[[list[Item]], list[tuple[float, ...]] | None]
 
 STUBBORN = 20
 """Questions in a row that may be answered by what was asked before; then what was never asked is drawn at random."""
@@ -74,8 +75,30 @@ class Worst:
 
 
 @dataclass
+class Generation(Generic[Item]):
+    """Items that are planned together.
+
+    Attributes
+    ----------
+    items : dict of str to item
+        By their identities, in the order they were found.
+    asked : list of (optuna.Trial, str)
+        The questions that they answer.
+    drawn : list of str
+        Those that Optuna did not ask for.
+    values : list of tuple of float
+        What was told of them; empty as long as nothing was.
+    """
+
+    items: dict[str, Item] = field(default_factory=dict)
+    asked: list[tuple[optuna.Trial, str]] = field(default_factory=list)
+    drawn: list[str] = field(default_factory=list)
+    values: list[tuple[float, ...]] = field(default_factory=list)
+
+
+@dataclass
 class AskTell(Generic[Item]):
-    """A search.
+    """A search; it may be kept and go on, which changes nothing but the time it takes.
 
     Parameters
     ----------
@@ -102,15 +125,18 @@ class AskTell(Generic[Item]):
     spare: Sequence[Item] = ()
     steer: Callable[[Item], tuple[dict[str, Any], dict[str, Any]]] | None = None
     study: Any = field(default=None, init=False)
+    _generations: list[Generation[Item]] = field(default_factory=list, init=False)
+    _exhausted: bool = field(default=False, init=False)
+    _unused: Iterator[Item] = field(init=False)
 
-    def grow(self, tell: Callable[[list[Item]], list[tuple[float, ...]] | None]) -> tuple[list[list[Item]], bool]:
+    def grow(self, telling: Callable[[], Tell[Item]]) -> tuple[list[list[Item]], bool]:
         """Ask as far as it can be told.
 
         Parameters
         ----------
-        tell : callable
-            The values of a generation's items; None as long as one of them is not known. A value that is NaN is that of
-            an item of which nothing can be said.
+        telling : callable
+            Gives what tells the values of a generation's items, and is called for each generation once, the first one
+            first: None as long as a value is not known, NaN for an item of which nothing can be said.
 
         Returns
         -------
@@ -119,58 +145,79 @@ class AskTell(Generic[Item]):
         bool
             Whether all of the budget is planned, or nothing is left to plan.
         """
-        import optuna
-
         from analysis.hyper_importance import quiet
 
         with quiet():
-            self.study = optuna.create_study(sampler=self.settings.make(), directions=list(self.directions))
-            known: dict[str, tuple[float, ...]] = {}
-            generations: list[list[Item]] = []
-            unused = self._shuffled()
-            left = self.budget
-            while left > 0:
-                size = min(self.settings.batch, left) if self.settings.learns else left
-                found, asked, drawn = self._generation(size, known, unused)
-                if not found:
-                    return generations, True
-                generations.append(list(found.values()))
-                left -= len(found)
-                values = tell(generations[-1])
-                if values is None:
-                    return generations, left <= 0
-                known |= dict(zip(found, values, strict=True))
-                for trial, key in asked:
-                    self._tell(trial, known[key])
-                for key in drawn:
-                    self._add(found[key], known[key])
-        return generations, True
+            tell, before = telling(), [each for each in self._generations if each.values]
+            told = [tell(list(generation.items.values())) for generation in before]
+            if self.study is None or repr(told) != repr([generation.values for generation in before]):
+                self._begin()  # what was told has changed, so all that followed from it is asked anew
+                tell = telling()
+            return self._go_on(tell)
 
-    def _generation(
-        self, size: int, known: dict[str, tuple[float, ...]], unused: Iterator[Item]
-    ) -> tuple[dict[str, Item], list[tuple[optuna.Trial, str]], list[str]]:
+    def _begin(self) -> None:
+        import optuna
+
+        self.study = optuna.create_study(sampler=self.settings.make(), directions=list(self.directions))
+        self._generations, self._exhausted, self._unused = [], False, self._shuffled()
+
+    def _go_on(self, tell: Tell[Item]) -> tuple[list[list[Item]], bool]:
+        """Tell the values of the last generation, if they are known, and ask for the next, as often as there are."""
+        while not self._exhausted:
+            left = self.budget - sum(len(each.items) for each in self._generations)
+            if not self._generations or self._generations[-1].values:
+                if left <= 0:
+                    break
+                found = self._asked(min(self.settings.batch, left) if self.settings.learns else left)
+                if not found.items:
+                    self._exhausted = True
+                    break
+                self._generations.append(found)
+                left -= len(found.items)
+            last = self._generations[-1]
+            values = tell(list(last.items.values()))
+            if values is None:
+                return self._planned(), left <= 0
+            last.values = values
+            known = dict(zip(last.items, values, strict=True))
+            for trial, key in last.asked:
+                self._tell(trial, known[key])
+            for key in last.drawn:
+                self._add(last.items[key], known[key])
+        return self._planned(), True
+
+    def _planned(self) -> list[list[Item]]:
+        return [list(generation.items.values()) for generation in self._generations]
+
+    def _asked(self, size: int) -> Generation[Item]:
         """Ask for new items; of those that are known already, tell at once."""
-        found: dict[str, Item] = {}
-        asked, drawn, repeated = [], [], 0
-        while len(found) < size:
+        known = {
+            key: values
+            for generation in self._generations
+            for key, values in zip(generation.items, generation.values, strict=True)
+        }
+        new: Generation[Item] = Generation()
+        repeated = 0
+        while len(new.items) < size:
             if repeated == STUBBORN:
-                item = next((one for one in unused if self.key(one) not in known and self.key(one) not in found), None)
+                free = (one for one in self._unused if self.key(one) not in known and self.key(one) not in new.items)
+                item = next(free, None)
                 if item is None:
                     break
-                found[self.key(item)] = item
-                drawn.append(self.key(item))
+                new.items[self.key(item)] = item
+                new.drawn.append(self.key(item))
                 continue
             trial = self.study.ask()
             item = self.ask(trial)
             key = self.key(item)
             trial.set_user_attr(ITEM, key)
-            repeated = repeated + 1 if key in known or key in found else 0
+            repeated = repeated + 1 if key in known or key in new.items else 0
             if key in known:
                 self._tell(trial, known[key])
             else:
-                found[key] = item
-                asked.append((trial, key))
-        return found, asked, drawn
+                new.items[key] = item
+                new.asked.append((trial, key))
+        return new
 
     def _tell(self, trial: optuna.Trial, values: tuple[float, ...]) -> None:
         from optuna.trial import TrialState

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from study.canonical import canonical_json
 from study.space import Design, text
-from study.strategies.ask_tell import AskTell, Settings, Worst
+from study.strategies.ask_tell import AskTell, Settings, Tell, Worst
 from study.strategies.search import AmongAll, Cell, Growth, Problem
 
 if TYPE_CHECKING:
@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 
 ABSENT = "absent"
 """The level of a factor that some of the designs lack."""
+
+DESIGN = ""
+"""Where a walk from factor to factor ends."""
+
+ASKED = "asked"
+"""Under which a problem remembers how far Optuna was asked."""
 
 _NAMES = {"tpe": "TPE", "nsga2": "NSGA-II", "qmc": "a Sobol sequence"}
 
@@ -45,8 +51,9 @@ class Optuna(AmongAll):
     settings: Settings = Settings()
     scores: tuple[str, ...] = ()
 
-    def unfit(self, designs: int, replicates: int) -> tuple[str, str] | None:
-        """Return what keeps it from running so many designs on so many replicates: the key to blame, and a message."""
+    def unfit(self, designs: int, tasks: int, seeds: int) -> tuple[str, str] | None:
+        """Return what keeps it from running so many designs on tasks with seeds: the key to blame, and a message."""
+        replicates = tasks * seeds
         if self.trials < replicates:
             return "trials", (
                 f"got {self.trials}, expected at least the {replicates} that one design takes, on every task with "
@@ -76,8 +83,36 @@ class Optuna(AmongAll):
 
     def search(self, problem: Problem) -> tuple[Growth, optuna.Study]:
         """Return what `grow` does, and Optuna's study."""
-        scores = self.scores or (problem.primary,)
-        tree, every = Tree(problem.designs, problem.varying), range(len(problem.replicates))
+        every = range(len(problem.replicates))
+        if ASKED not in problem.memory:
+            problem.memory[ASKED] = self._ask_tell(problem)
+        search: AskTell[int] = problem.memory[ASKED]
+        generations, ended = search.grow(lambda: self._tell(problem))
+        cells: list[list[Cell]] = [[(d, at) for d in generation for at in every] for generation in generations]
+        told = "Every design of the budget is planned." if ended else (
+            f"The next generation is planned when generation {len(generations)} has results of all of its trials; one "
+            "that failed or did not fit into memory has none."
+        )  # fmt: skip
+        return Growth(cells, 0 if self.settings.learns else len(cells), ended, told), search.study
+
+    def _ask_tell(self, problem: Problem) -> AskTell[int]:
+        tree = Tree(problem.designs, problem.varying)
+        return AskTell(
+            self.settings,
+            ["maximize" if problem.better[score] else "minimize" for score in self._scores(problem)],
+            self.trials // len(problem.replicates),
+            tree.ask if self.settings.learns else tree.place,
+            lambda design: canonical_json(problem.designs[design]),
+            range(len(problem.designs)),
+            tree.steer if self.settings.learns else None,
+        )
+
+    def _scores(self, problem: Problem) -> Sequence[str]:
+        return self.scores or (problem.primary,)
+
+    def _tell(self, problem: Problem) -> Tell[int]:
+        """Give what tells the values of designs, one generation after the other."""
+        scores, every = self._scores(problem), range(len(problem.replicates))
         worst = {score: Worst(problem.better[score]) for score in scores}
 
         def tell(generation: list[int]) -> list[tuple[float, ...]] | None:
@@ -89,22 +124,7 @@ class Optuna(AmongAll):
                 worst[score].see(outcome[score] for own in found for outcome in own)
             return [tuple(fmean(worst[s].fill(outcome[s]) for outcome in own) for s in scores) for own in found]
 
-        search = AskTell(
-            self.settings,
-            ["maximize" if problem.better[score] else "minimize" for score in scores],
-            self.trials // len(every),
-            tree.ask if self.settings.learns else tree.place,
-            lambda design: canonical_json(problem.designs[design]),
-            range(len(problem.designs)),
-            tree.steer if self.settings.learns else None,
-        )
-        generations, ended = search.grow(tell)
-        cells: list[list[Cell]] = [[(d, at) for d in generation for at in every] for generation in generations]
-        told = "Every design of the budget is planned." if ended else (
-            f"The next generation is planned when generation {len(generations)} has results of all of its trials; one "
-            "that failed or did not fit into memory has none."
-        )  # fmt: skip
-        return Growth(cells, 0 if self.settings.learns else len(cells), ended, told), search.study
+        return tell
 
 
 @dataclass(frozen=True)
@@ -122,6 +142,17 @@ class Tree:
     def _levels(self) -> dict[str, list[str]]:
         return {name: sorted({texts[name] for texts in self._texts}) for name in self.factors}
 
+    @cached_property
+    def _root(self) -> dict[str, Any]:
+        """Level → what follows it, factor by factor; at the end `DESIGN` → the design's place."""
+        root: dict[str, Any] = {}
+        for place, texts in enumerate(self._texts):
+            node = root
+            for name in self.factors:
+                node = node.setdefault(texts[name], {})
+            node.setdefault(DESIGN, place)
+        return root
+
     def walk(self, pick: Callable[[str, str, list[str]], str]) -> int:
         """Return the place of a design.
 
@@ -130,13 +161,13 @@ class Tree:
         pick : callable
             Takes one of the levels it is offered; given the parameter's name, the factor's and the levels, sorted.
         """
-        left: Sequence[int] = range(len(self.designs))
+        node = self._root
         for name in self.factors:
-            offered = sorted({self._texts[at][name] for at in left})
+            offered = sorted(node)
             parameter = name if offered == self._levels[name] else f"{name} of {', '.join(offered)}"
-            taken = pick(parameter, name, offered)
-            left = [at for at in left if self._texts[at][name] == taken]
-        return left[0]
+            node = node[pick(parameter, name, offered)]
+        place: int = node[DESIGN]
+        return place
 
     def ask(self, trial: optuna.Trial) -> int:
         """Return the place of the design that Optuna suggests; each factor is a category, and is asked if it varies."""

@@ -11,12 +11,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from adapters.faults import InputFault
-from study.canonical import canonical_json
+from study.canonical import canonical_json, digest
 from study.space import text
 from study.strategies.search import AmongAll, Cell, Growth, Problem
+
+LOOKS = "looks"
+"""Under which a problem remembers looks: the digest of what was asked → the designs that may be the best."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,13 @@ class Refine(AmongAll):
     error: Literal["residual", "task"] = "residual"
     level: float = 0.95
 
-    def unfit(self, designs: int, replicates: int) -> tuple[str, str] | None:
-        """Return what keeps it from running so many designs on so many replicates: the key to blame, and a message."""
+    def unfit(self, designs: int, tasks: int, seeds: int) -> tuple[str, str] | None:
+        """Return what keeps it from running so many designs on tasks with seeds: the key to blame, and a message."""
+        replicates = tasks * seeds
+        if designs < 2:
+            return "kind", f"got refine for {designs} design, expected several, among which the best is to be found"
+        if self.error == "task" and tasks < 2:
+            return "error", "got task, but there is one task, which says nothing of new ones; expected residual"
         if self.start >= replicates:
             return "start", (
                 f"got {self.start}, but there are {replicates} replicates (tasks × seeds), which leaves none to add; "
@@ -96,10 +104,6 @@ class Refine(AmongAll):
 
     def possible(self, problem: Problem, cells: Sequence[Cell]) -> set[int]:
         """Return the designs that may be the best, from the rows of some cells; all where nothing can be said."""
-        import pandas as pd
-
-        from analysis.possible_best import may_be_best
-
         rows = []
         for design, at in cells:
             task, seed = problem.replicates[at]
@@ -107,6 +111,18 @@ class Refine(AmongAll):
             levels = {name: text(own[name]) if name in own else canonical_json(own) for name in problem.factors}
             value = (problem.outcome((design, at)) or {}).get(problem.primary, math.nan)
             rows.append({**levels, "task": task, "seed": seed, "place": design, problem.primary: value})
+        looks: dict[str, list[int]] = problem.memory.setdefault(LOOKS, {})
+        asked = digest([[self.error, self.level, problem.pair, problem.better[problem.primary]], repr(rows)])
+        if asked not in looks:
+            looks[asked] = self._look(problem, rows)
+        return set(looks[asked])
+
+    def _look(self, problem: Problem, rows: list[dict[str, Any]]) -> list[int]:
+        import numpy as np
+        import pandas as pd
+
+        from analysis.possible_best import may_be_best
+
         frame = pd.DataFrame(rows)
         tasks = frame["task"].nunique()
         blocks = ["task"] * (tasks > 1) + ["task:seed"] * (len(frame.groupby(["task", "seed"])) > tasks)
@@ -117,5 +133,5 @@ class Refine(AmongAll):
                 problem.better[problem.primary], self.level,
             )  # fmt: skip
         except InputFault:  # every trial diverged, or nothing is left to estimate an error from
-            return {design for design, _ in cells}
-        return set(frame["place"][inside])
+            inside = np.ones(len(frame), dtype=bool)
+        return sorted(set(frame["place"][inside].tolist()))

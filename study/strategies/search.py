@@ -8,7 +8,7 @@ whoever made the rows, however many at once, and however often the run was inter
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
 from study.strategies.strategy import Chosen
@@ -44,6 +44,8 @@ class Problem:
         Score → whether higher is better.
     outcome : callable
         The scores of a cell whose row is final, all NaN if it diverged; None if there is no final row.
+    memory : dict
+        What a strategy keeps so that it need not find it anew when there are more rows; nothing is lost without it.
     """
 
     designs: Sequence[dict[str, Any]]
@@ -54,6 +56,7 @@ class Problem:
     primary: str
     better: Mapping[str, bool]
     outcome: Callable[[Cell], Mapping[str, float] | None]
+    memory: dict[str, Any] = field(default_factory=dict)
 
     def finished(self, cells: Sequence[Cell]) -> bool:
         """Say whether every one of some cells has a final row."""
@@ -111,8 +114,8 @@ class Searching(Protocol):
     def trials(self) -> int:
         """Its budget: trials of the study's designs, at most."""
 
-    def unfit(self, designs: int, replicates: int) -> tuple[str, str] | None:
-        """Return what keeps it from running so many designs on so many replicates: the key to blame, and a message."""
+    def unfit(self, designs: int, tasks: int, seeds: int) -> tuple[str, str] | None:
+        """Return what keeps it from running so many designs on tasks with seeds: the key to blame, and a message."""
 
     def describe(self, designs: int, replicates: int) -> str:
         """Return what it will do, in a sentence."""

@@ -14,6 +14,9 @@ from adapters.faults import InputFault
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 EXPECTED = f"expected {', '.join(sorted(SUFFIXES))}"
 SMALLEST = 16
+CENTRE, WHOLE = "centre", "none"
+CROPS = (CENTRE, WHOLE)
+"""How a picture becomes a square: cut to its middle, or kept whole, with white beside it."""
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning)
 """What Pillow raises for a file that is broken, something else, or absurdly large."""
 
@@ -80,11 +83,21 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def fitted(image: Image.Image, size: int) -> np.ndarray:
-    """Scale a picture and crop it to its middle: uint8 (size, size, 3)."""
+def fitted(image: Image.Image, size: int, crop: str = CENTRE) -> np.ndarray:
+    """Scale a picture to a square and crop it to its middle, or lay all of it on white: uint8 (size, size, 3).
+
+    Parameters
+    ----------
+    crop : of `CROPS`.
+    """
     if image.size == (size, size):
         return np.asarray(image)
-    return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS))
+    if crop == CENTRE:
+        return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS))
+    width, height = (max(1, round(edge * size / max(image.size))) for edge in image.size)  # of 1:200 something is left
+    square = Image.new("RGB", (size, size), "white")
+    square.paste(image.resize((width, height), Image.Resampling.LANCZOS), ((size - width) // 2, (size - height) // 2))
+    return np.asarray(square)
 
 
 def file_hash(file: Path) -> str:
@@ -106,6 +119,8 @@ def array_hash(picture: np.ndarray) -> str:
 
 def _upright(opened: Image.Image) -> Image.Image:
     image = ImageOps.exif_transpose(opened)
+    if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255 rather than scale
+        image = Image.fromarray((np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8))
     if "A" in image.getbands() or "transparency" in image.info:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return image.convert("RGB")

@@ -17,6 +17,7 @@ import numpy as np
 
 from adapters.faults import InputFault
 from study.backbones.names import Source, unknown_words
+from study.tasks.prompt_sets import PROMPT_SETS
 
 if TYPE_CHECKING:
     from study.config import Protocol
@@ -46,6 +47,11 @@ class TaskSpec(ABC):
     own: ClassVar[str]
 
     name: str
+
+    @property
+    def size(self) -> int | None:
+        """Edge of the pictures in pixels; None for the backbone's."""
+        return None
 
     @classmethod
     @abstractmethod
@@ -110,6 +116,10 @@ class TaskSpec(ABC):
         return spec_class(values.pop("kind"))(**values)
 
 
+class NoFolder(InputFault):
+    """A folder is missing that pictures of several tasks may be in; the message names it and no task."""
+
+
 def spec_class(kind: str) -> type[TaskSpec]:
     """Return the class that declares a kind of task."""
     return getattr(import_module(f"study.tasks.{kind}_spec"), KINDS[kind])
@@ -142,6 +152,8 @@ def resolve_task(spec: str | dict[str, Any], root: Path) -> TaskSpec:
         raise InputFault(f"task {name}: {told}.")
     try:
         return spec_class(kind).resolve(short, declared, root)
+    except NoFolder:
+        raise
     except InputFault as fault:
         raise InputFault(f"task {name}: {str(fault).removesuffix('.')}.") from fault
 
@@ -177,11 +189,14 @@ def words_of(value: Any, key: str, faults: list[str]) -> str:
 
 
 def templates_of(value: Any, faults: list[str], key: str = "prompts") -> tuple[str, ...] | None:
-    """Return templates with one `{}` each; None where there are none; else add a fault."""
+    """Return templates with one `{}` each, listed or of a named set; None where there are none; else add a fault."""
     if value is None:
         return None
+    if isinstance(value, str) and value in PROMPT_SETS:
+        return PROMPT_SETS[value]
     if not isinstance(value, list) or not value:
-        faults.append(f"{key} is {value!r}, expected a list of texts with {{}} where the subject goes")
+        sets = " or ".join(PROMPT_SETS)
+        faults.append(f"{key} is {value!r}, expected {sets}, or a list of texts with {{}} where the subject goes")
         return None
     wrong = [prompt for prompt in value if not isinstance(prompt, str) or prompt.count("{}") != 1]
     if wrong:

@@ -2,7 +2,7 @@
 
 What all trials of a task share is computed once: the latents of the subject's pictures, the class pictures that the
 backbone itself draws (kept on disk, so that workers and resumed runs share them), the embedded prompts, the features
-of the real pictures. No augmentation; the text encoder is frozen.
+of the real pictures. No augmentation but mirrored pictures where the task asks for them; the text encoder is frozen.
 """
 
 import warnings
@@ -33,16 +33,22 @@ class SubjectTask(Task[SubjectSpec]):
     ----------
     pictures : the real pictures, uint8 (N, size, size, 3).
     prior : latents of the class pictures, (P, C, h, w); none when the protocol gives the prior no weight.
+    mirrored : latents of the pictures mirrored, as many as of the pictures; none unless the task has `flip`.
     real : features of the real pictures.
     """
 
     pictures: np.ndarray
     prior: Tensor
+    mirrored: Tensor
     real: Features = field(default_factory=dict)
 
     def batches(self, seed: int, protocol: Protocol) -> Iterator[Batch]:
-        """Make the endless batches of one seed: subject rows first, then prior rows, which weigh `prior_weight`."""
-        parts = [Rows(self.latents, [self.spec.instance_prompt] * len(self.latents), protocol.batch)]
+        """Make the endless batches of one seed: subject rows first, then prior rows, which weigh `prior_weight`.
+
+        Mirrored pictures are pictures like the others: a shuffled round has every one both ways.
+        """
+        own = torch.cat([self.latents, self.mirrored])
+        parts = [Rows(own, [self.spec.instance_prompt] * len(own), protocol.batch)]
         if len(self.prior):
             prompts = [self.spec.class_prompt] * len(self.prior)
             parts.append(Rows(self.prior, prompts, protocol.prior_batch, protocol.prior_weight, "prior "))
@@ -76,7 +82,11 @@ def prepare(spec: SubjectSpec, backbone: Backbone, protocol: Protocol, cache_dir
     prior = torch.empty(0, *backbone.latent_shape, device=backbone.device, dtype=backbone.dtype)
     if protocol.prior_weight > 0 and protocol.prior_batch > 0:
         prior = _class_latents(spec, backbone, protocol, cache_dir)
-    return SubjectTask(spec, backbone, backbone.encode(pictures), pictures, prior)
+    # Encoded anew: an autoencoder does not turn mirrored pictures into mirrored latents.
+    turned = pictures[:, :, ::-1].copy() if spec.flip else pictures[:0]
+    latents = backbone.encode(np.concatenate([pictures, turned]))
+    count = len(pictures)
+    return SubjectTask(spec, backbone, latents[:count], pictures, prior, latents[count:])
 
 
 def _class_latents(spec: SubjectSpec, backbone: Backbone, protocol: Protocol, cache_dir: Path) -> Tensor:

@@ -1,7 +1,7 @@
 """The subject task as it is declared: a subject of the built-in world, or a folder of photographs with a class word.
 
-Keys: `pictures` (a folder), `class`, `token`, `prompts` (left out: those of the world's subjects). Without `pictures`
-the name is one of the built-in world.
+Keys: `pictures` (a folder), `class`, `token`, `prompts` (left out: those of the world's subjects), `crop`, `flip`.
+Without `pictures` the name is one of the built-in world.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,14 +18,25 @@ import numpy as np
 from PIL import Image
 
 from adapters.faults import InputFault
-from study.tasks.pictures import EXPECTED, array_hash, broken, file_hash, fitted, listed, picture_files, read
-from study.tasks.specs import TaskSpec, templates_of, unknown_keys, words_of
+from study.tasks.pictures import (
+    CENTRE,
+    CROPS,
+    EXPECTED,
+    array_hash,
+    broken,
+    file_hash,
+    fitted,
+    listed,
+    picture_files,
+    read,
+)
+from study.tasks.specs import NoFolder, TaskSpec, templates_of, unknown_keys, words_of
 
 if TYPE_CHECKING:
     from study.config import Protocol
 
 TOKEN = "sks"
-KEYS = {"pictures", "class", "token", "prompts"}
+KEYS = {"pictures", "class", "token", "prompts", "crop", "flip"}
 
 
 @dataclass(frozen=True)
@@ -40,15 +51,18 @@ class SubjectSpec(TaskSpec):
     prompts : templates; `{}` stands where "sks robot" goes.
     subject : a name in the built-in world, or None.
     folder : a folder of photographs, or None.
+    crop : "centre", or "none" for whole photographs on white.
+    flip : whether every picture is trained on mirrored as well, left to right.
     """
 
     kind: ClassVar[str] = "subject"
     primary: ClassVar[str] = "clip_i"
     # The prompt is first, since fidelity to the subject is easily had at its cost.
-    ties: ClassVar[tuple[str, ...]] = ("clip_t", "dino_i", "clip_i", "colour", "diversity")
+    ties: ClassVar[tuple[str, ...]] = ("clip_t", "dino_i", "dinov2_i", "clip_i", "colour", "diversity")
     own: ClassVar[str] = "--pictures photos/mine --class WORD"
     scores: ClassVar[Mapping[str, str | None]] = {
-        "clip_i": "micro-clip", "clip_t": "micro-clip", "dino_i": "micro-dino", "colour": None, "noise_difference": None
+        "clip_i": "micro-clip", "clip_t": "micro-clip", "dino_i": "micro-dino",
+        "dinov2_i": None, "colour": None, "noise_difference": None,
     }  # fmt: skip
 
     class_word: str
@@ -56,6 +70,8 @@ class SubjectSpec(TaskSpec):
     prompts: tuple[str, ...]
     subject: str | None = None
     folder: str | None = None
+    crop: str = CENTRE
+    flip: bool = False
 
     @property
     def instance_prompt(self) -> str:
@@ -100,10 +116,10 @@ class SubjectSpec(TaskSpec):
             if fault := _folder_fault(Path(self.folder or ""), files, self.name):
                 raise InputFault(f"{fault}.")
             images = [read(file) for file in files[:most]]
-        return np.stack([fitted(image, size) for image in images])
+        return np.stack([fitted(image, size, self.crop) for image in images])
 
     def content_hash(self) -> str:
-        """SHA-256 over pictures, prompts, class word and token."""
+        """SHA-256 over pictures, prompts, class word and token; and over crop and flip where they are not the usual."""
         return self._content_hash
 
     @cached_property
@@ -113,6 +129,7 @@ class SubjectSpec(TaskSpec):
         else:
             hashes = [file_hash(file) for file in picture_files(Path(self.folder or ""))]
         content = [hashes, list(self.prompts), self.class_word, self.token]
+        content += [f"crop {self.crop}"] * (self.crop != CENTRE) + ["flip"] * self.flip
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def unfit(self, scores: Mapping[str, Any], protocol: Protocol) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -140,6 +157,9 @@ class SubjectSpec(TaskSpec):
         faults = unknown_keys(declared, KEYS)
         token = words_of(declared.get("token", TOKEN), "token", faults)
         prompts = templates_of(declared.get("prompts"), faults)
+        flip = declared.get("flip", False)
+        if not isinstance(flip, bool):
+            faults.append(f"flip is {flip!r}, expected true or false")
         resolved: SubjectSpec | None
         if "pictures" in declared:
             resolved = _from_folder(short, declared, token, prompts, root, faults)
@@ -148,7 +168,7 @@ class SubjectSpec(TaskSpec):
         if faults:
             raise InputFault("; ".join(faults))
         assert resolved is not None
-        return resolved
+        return replace(resolved, flip=flip)
 
 
 def _from_world(
@@ -161,6 +181,8 @@ def _from_world(
             "your own photographs need `pictures: folder` and `class: word`"
         )
         return None
+    if "crop" in declared:
+        faults.append("crop: only for photographs; the world's pictures are square; leave it out")
     subject = world[short]
     if "class" in declared and declared["class"] != subject.class_word:
         faults.append(f"class {declared['class']!r} is not that of the subject, {subject.class_word!r}; leave it out")
@@ -173,12 +195,17 @@ def _from_folder(
     if "class" not in declared:
         faults.append("class is missing: give the word for what the pictures show, for instance `class: dog`")
     class_word = words_of(declared.get("class", "thing"), "class", faults)
+    crop = declared.get("crop", CENTRE)
+    if crop not in CROPS:
+        faults.append(f"crop is {crop!r}, expected {' or '.join(CROPS)}")
     folder = (root / Path(str(declared["pictures"])).expanduser()).resolve()
+    if not folder.parent.is_dir() and not faults:
+        raise NoFolder(f"pictures: there is no folder {folder.parent}, where those of this task are to be")
     if not folder.is_dir():
         faults.append(f"pictures: {folder} is no folder")
     elif fault := _folder_fault(folder, picture_files(folder), short):
         faults.append(fault)
-    return SubjectSpec(f"subject/{short}", class_word, token, prompts or _world_prompts(), folder=str(folder))
+    return SubjectSpec(f"subject/{short}", class_word, token, prompts or _world_prompts(), None, str(folder), crop)
 
 
 def _folder_fault(folder: Path, files: list[Path], name: str) -> str:

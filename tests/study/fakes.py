@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from study.backbones.kinds import KINDS
+from study.backbones.kinds import AUTOENCODER, KINDS
 from study.executors.local import LocalExecutor
 from study.study import Study
 from study.trial import Claim, Pack, Progress, Sink, TrialResult
@@ -50,7 +50,7 @@ def folders(root: Path) -> None:
     pipeline(root / "pipe", "StableDiffusionPipeline")
     (root / "scorer").mkdir()
     (root / "scorer" / "config.json").write_text("{}")
-    (root / "scorer" / "model.safetensors").write_bytes(b"weights")
+    (root / "scorer" / "model.safetensors").write_bytes(weights("scorer"))
     (root / "photos").mkdir()
     for shade in (60, 180):
         Image.new("RGB", (32, 32), (shade, 90, 30)).save(root / "photos" / f"{shade}.png")
@@ -59,12 +59,19 @@ def folders(root: Path) -> None:
 def pipeline(folder: Path, kind: str) -> None:
     """Write a pipeline by its files only."""
     index: dict[str, object] = {"_class_name": kind}
-    for component, weights in KINDS[kind].components.items():
-        index[component] = ["diffusers", "Any"]
+    classes = {KINDS[kind].denoiser: KINDS[kind].denoisers[0], "vae": AUTOENCODER}
+    for component, stem in KINDS[kind].components.items():
+        index[component] = ["diffusers", classes.get(component, "Any")]
         (folder / component).mkdir(parents=True)
-        if weights:
-            (folder / component / f"{weights}.safetensors").write_bytes(component.encode())
+        if stem:
+            (folder / component / f"{stem}.safetensors").write_bytes(weights(component))
     (folder / "model_index.json").write_text(json.dumps(index))
+
+
+def weights(name: str) -> bytes:
+    """A safetensors file without tensors: the length of its header, and the header, whose metadata has a name."""
+    header = json.dumps({"__metadata__": {"name": name}}).encode()
+    return len(header).to_bytes(8, "little") + header
 
 
 def study_file(root: Path, **changes: object) -> Path:

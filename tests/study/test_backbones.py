@@ -155,7 +155,7 @@ def test_a_broken_folder_is_refused_before_anything_is_loaded(broken, damage):
 
 def test_garbage_weights_are_one_message(broken):
     (broken / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"garbage")
-    with pytest.raises(InputFault, match="cannot be loaded"):
+    with pytest.raises(InputFault, match="diffusion_pytorch_model.safetensors is damaged"):
         load(str(broken))
 
 

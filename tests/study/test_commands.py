@@ -199,6 +199,12 @@ def test_help_answers_in_half_a_second():
     assert min(seconds() for _ in range(5)) < 0.5
 
 
+@pytest.mark.parametrize(("command", "folder"), [("run", "studies"), ("train", "recipes")])
+def test_help_names_all_that_is_shipped(command, folder):
+    told = " ".join(call(command, "--help").stdout.split())
+    assert f": {', '.join(sorted(file.stem for file in (ROOT / 'study' / folder).glob('*.yaml')))}." in told
+
+
 def test_another_distribution_named_adapters_is_told_in_one_sentence(tmp_path):
     package = tmp_path / "elsewhere" / "adapters"
     package.mkdir(parents=True)

@@ -6,6 +6,7 @@ from adapters.faults import InputFault
 from study import Study, config
 from study.columns import ROW
 from study.tasks.control_spec import CONTROL
+from study.tuning import groups
 from tests.study import fakes
 
 
@@ -196,6 +197,9 @@ def test_shipped_studies_are_right_and_as_large_as_declared(monkeypatch, root):
     assert designs == {"quick": 20, "paper": 320, "paper-micro": 18 * 4 + 2 * 4 * 4}
     assert len(sizes["paper"].tasks) == len(sizes["paper-micro"].tasks) == 8
     assert len(sizes["quick"].tasks) >= 2 and len(sizes["quick"].seeds) >= 2
+    sensitivity = config.read(config.find("sensitivity"))
+    # Four methods at two sizes, each a group of its own, so that the grid (two numbers of steps, five rates) is whole.
+    assert [len(group.points) for group in groups(sensitivity)] == [2 * 5] * 8
 
 
 def test_the_shipped_study_of_control_maps_has_a_rate_for_every_method():

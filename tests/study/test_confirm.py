@@ -221,7 +221,7 @@ def test_a_recipe_for_another_backbone_is_refused(tmp_path):
     study = tuned(tmp_path)
     shutil.copytree(tmp_path / "pipe", tmp_path / "same")
     assert of(study, tmp_path, backbone="same").backbone.name == "pipe", "what counts is the content"
-    (tmp_path / "same" / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"other")
+    (tmp_path / "same" / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(fakes.weights("other"))
     with pytest.raises(InputFault, match="is for the backbone same, the study fake for pipe"):
         of(study, tmp_path, backbone="same")
 

@@ -15,8 +15,8 @@ from adapters.positions import PAIRS
 from study.attention import draw
 from study.backbones import content_hash, load, resolve
 from study.backbones.architectures import architecture, denoiser_of
-from study.backbones.loading import PixArt
 from study.backbones.names import unknown_words
+from study.backbones.pixart import PixArt
 from study.config import Protocol
 from study.noise_difference import subject_maps
 from study.pack import Worker

@@ -215,7 +215,7 @@ def test_designs_with_keys_of_their_own_are_chosen_as_a_whole(tmp_path):
 def test_of_several_backbones_the_recipe_names_one(tmp_path):
     fakes.folders(tmp_path)
     shutil.copytree(tmp_path / "pipe", tmp_path / "other")
-    (tmp_path / "other" / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"others")
+    (tmp_path / "other" / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(fakes.weights("others"))
     sections = {"backbone": ["pipe", "other"], "factors": {"activation": ["relu", "silu"]},
                 "fixed": {"method": "adapter", "input": "SA_in", "output": "FFN_in", "width": 2}}  # fmt: skip
     study = Study.load(fakes.study_file(tmp_path, **sections))

@@ -97,7 +97,7 @@ def test_where_nothing_can_be_recommended_the_page_says_why(tmp_path):
 def test_a_design_with_the_best_mean_that_is_not_recommended_is_named_with_the_reason(tmp_path):
     # The silu twin of the best pair scores a little more in clip_i, and is far worse in clip_t.
     def value(trial) -> float:
-        return 0.9 + 0.001 * (trial.design["activation"] == "silu") + fakes.score(trial.id) / 20
+        return 0.9 + 0.005 * (trial.design["activation"] == "silu") + fakes.score(trial.id) / 20
 
     def prompt(trial) -> float:
         return 0.8 - 0.3 * (trial.design["activation"] == "silu") + fakes.score(trial.id) / 50
@@ -107,11 +107,9 @@ def test_a_design_with_the_best_mean_that_is_not_recommended_is_named_with_the_r
     rows = found.designs.sort_values("counted", ascending=False)
     lead = recipe.lead(content(study))
     assert found.levels["activation"] == "relu"
-    if rows.iloc[0]["design"] == found.chosen:
-        assert "No design has a higher mean." in lead
-    else:
-        assert f"The highest mean has {rows.iloc[0]['input']} → {rows.iloc[0]['output']}" in lead
-        assert "a difference within noise, but worse in clip_t" in lead
+    assert rows.iloc[0]["design"] != found.chosen
+    assert f"The highest mean has {rows.iloc[0]['input']} → {rows.iloc[0]['output']}" in lead
+    assert "a difference within noise, but worse in clip_t" in lead
 
 
 def test_a_confirmation_is_shown_once_it_is_complete(tmp_path):

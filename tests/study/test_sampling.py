@@ -3,7 +3,7 @@ import torch
 
 from adapters.faults import InputFault
 from study.backbones import load
-from study.backbones.loading import PixArt
+from study.backbones.pixart import PixArt
 from study.sampling import sample, start_latents
 from tests.study import tiny
 

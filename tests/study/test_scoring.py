@@ -1,3 +1,4 @@
+import json
 import sys
 from pathlib import Path
 from subprocess import run
@@ -7,7 +8,15 @@ import pytest
 import torch
 from PIL import Image
 from torchmetrics.functional.pairwise import pairwise_cosine_similarity
-from transformers import CLIPModel, ResNetModel, ViTConfig, ViTImageProcessorPil, ViTModel
+from transformers import (
+    CLIPModel,
+    Dinov2Config,
+    Dinov2Model,
+    ResNetModel,
+    ViTConfig,
+    ViTImageProcessorPil,
+    ViTModel,
+)
 
 from adapters.faults import InputFault
 from study.scoring import cosines, diversity, encode, image_fidelity, load_scorer, prompt_fidelity, score
@@ -106,6 +115,55 @@ def test_a_vit_gives_its_class_token_and_not_the_untrained_pooler(tmp_path):
     assert torch.equal(scorer.images(tiny.pictures()), load_scorer(str(tmp_path)).images(tiny.pictures()))
 
 
+TOWER = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "do_normalize": True}
+
+
+def dino_like():
+    """A small random facebook/dino-vits16 with its preprocessor_config.json, older than image processors."""
+    model = ViTModel(ViTConfig(**TOWER, image_size=32, patch_size=16), add_pooling_layer=False)
+    told = {"do_resize": True, "size": 32, "resample": 2, "feature_extractor_type": "ViTFeatureExtractor"}
+    return model, told, lambda image: image.resize((32, 32), Image.Resampling.BILINEAR)
+
+
+def dinov2_like():
+    """A small random facebook/dinov2-base with its preprocessor_config.json; its pictures are smaller than it knows."""
+    model = Dinov2Model(Dinov2Config(**TOWER, mlp_ratio=2, image_size=70, patch_size=14))
+    told = {
+        "do_resize": True, "size": {"shortest_edge": 32}, "resample": 3, "do_center_crop": True,
+        "crop_size": {"height": 28, "width": 28}, "image_processor_type": "BitImageProcessor", "do_convert_rgb": True,
+    }  # fmt: skip
+    return model, told, lambda image: image.resize((32, 32), Image.Resampling.BICUBIC).crop((2, 2, 30, 30))
+
+
+@pytest.mark.parametrize("published", [dino_like, dinov2_like])
+def test_dino_and_dinov2_as_published_give_their_class_token(tmp_path, published):
+    torch.manual_seed(0)
+    model, told, prepare = published()
+    model.save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({**told, **IMAGENET}))
+    # Oracle: Pillow, the published mean and SD, and the model itself; of DINOv2 the class token is what it pools.
+    pictures = tiny.pictures(size=64)
+    small = np.stack([np.asarray(prepare(Image.fromarray(picture))) for picture in pictures]) / 255
+    pixels = torch.tensor((small - IMAGENET["image_mean"]) / IMAGENET["image_std"], dtype=torch.float32)
+    with torch.no_grad():
+        output = model.eval()(pixel_values=pixels.permute(0, 3, 1, 2))
+    expected = output.last_hidden_state[:, 0] if published is dino_like else output.pooler_output
+    torch.testing.assert_close(load_scorer(str(tmp_path)).images(pictures), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_clip_s_published_preprocessor_is_read(root):
+    folder = tiny.clip_folder(root, seed=4)
+    expected = load_scorer(str(folder)).images(tiny.pictures())
+    told = {  # as openai/clip-vit-base-patch32 has it, at this model's size
+        "crop_size": 16, "do_center_crop": True, "do_normalize": True, "do_resize": True, "resample": 3, "size": 16,
+        "feature_extractor_type": "CLIPFeatureExtractor",
+        "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711],
+    }  # fmt: skip
+    (folder / "preprocessor_config.json").write_text(json.dumps(told))
+    torch.testing.assert_close(load_scorer(str(folder)).images(tiny.pictures()), expected)
+
+
 def test_a_trial_s_scores_are_the_means_over_its_pictures(clip, dino):
     pictures, real = tiny.pictures(4, seed=5), tiny.pictures()
     scorers = {"clip_i": clip, "clip_t": clip, "dino_i": dino}
@@ -148,7 +206,7 @@ def test_a_score_of_unknown_kind_is_refused(clip):
 def test_a_broken_scorer_is_one_message(tmp_path):
     folder = tiny.dino_folder(tmp_path)
     (folder / "model.safetensors").write_bytes(b"garbage")
-    with pytest.raises(InputFault, match="cannot be loaded"):
+    with pytest.raises(InputFault, match=r"model\.safetensors is damaged"):
         load_scorer(str(folder))
     (folder / "model.safetensors").unlink()
     with pytest.raises(InputFault, match=r"model\.safetensors is missing"):

@@ -2,7 +2,11 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -145,6 +149,74 @@ def test_rows_are_the_same_whatever_the_workers_and_interruptions_and_ids_are_th
     assert "search: " in "\n".join(describe(parts)) and "planned so far" in "\n".join(describe(parts))
 
 
+def test_a_search_that_is_kept_plans_what_one_plans_that_is_made_anew():
+    seen, asked = set(), []
+    kept = problem(lambda design, at: value(design, at) if (DESIGNS.index(dict(design)), at) in seen else None)
+    strategy = Optuna(80, Settings(batch=4))
+    for _ in range(6):
+        asked.append(strategy.grow(kept).generations)
+        seen |= {cell for generation in asked[-1] for cell in generation}
+        assert strategy.grow(kept) == strategy.grow(replace(kept, memory={}))
+    assert len(asked[-1]) == 5
+    assert all(later[: len(earlier)] == earlier for earlier, later in zip(asked, asked[1:], strict=False))
+
+
+def test_a_search_that_is_kept_begins_anew_where_scores_have_changed():
+    worth = {"sign": 1}
+    kept = problem(lambda design, at: worth["sign"] * value(design, at))
+    strategy = Optuna(80, Settings(batch=4))
+    strategy.grow(kept)
+    worth["sign"] = -1
+    assert strategy.grow(kept) == strategy.grow(problem(lambda design, at: -value(design, at)))
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "qmc"])
+def test_plans_do_not_depend_on_how_python_hashes_text(sampler):
+    code = (
+        "from tests.study.test_search import *\n"
+        f"print(Optuna(80, Settings({sampler!r}, 3, 5), ('clip_i', 'fid')).grow(problem()).generations)"
+    )
+    told = {
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": str(seed)},
+                       capture_output=True, text=True, check=True).stdout for seed in (1, 2)
+    }  # fmt: skip
+    assert len(told) == 1
+
+
+def test_looks_are_kept_beside_the_rows_they_are_of(tmp_path, monkeypatch):
+    path = fakes.study_file(tmp_path, strategy=REFINE)
+    driven(Study.load(path))
+    status = Study.load(path).status()
+    counted = []
+    look = Refine._look
+    monkeypatch.setattr(Refine, "_look", lambda *given: counted.append(1) or look(*given))
+    assert Study.load(path).status() == status and not counted
+    kept = Study.load(path).store.looks
+    for damaged in (b"", b"[]", b'{"statistics": 1}', kept.read_bytes()[:50]):
+        kept.write_bytes(damaged)
+        assert Study.load(path).status() == status
+    assert counted
+    driven(Study.load(path))  # which has nothing to run, and writes them anew
+    counted.clear()
+    assert Study.load(path).status() == status and not counted
+    # Of other rows nothing is remembered: what was best is now worst.
+    loaded = Study.load(path)
+    rows = loaded.store.rows()
+    monkeypatch.setattr(type(loaded.store), "rows", lambda self: rows.assign(clip_i=-rows["clip_i"]))
+    assert loaded.status()["search"] != status["search"] and counted
+
+
+def test_a_search_whose_tuning_chose_for_no_design_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE_RATES", json.dumps({"adapter": 1e-6}))  # all rates that are tried diverge
+    task = {"name": "ham", "pictures": "photos", "class": "hamster"}
+    tune = {"tasks": [task], "grid": {"learning_rate": [1e-3, 1e-2]}}
+    study = Study.load(fakes.study_file(tmp_path, strategy=OPTUNA, tune=tune))
+    driven(study)
+    found = study.status()
+    assert "tuning could choose for none of them" in found["search"]["told"] and found["search"]["planned"] == 0
+    assert found["search"]["ended"] and found["impossible"]
+
+
 def test_journal_is_made_from_rows_and_may_be_deleted(tmp_path):
     study = Study.load(fakes.study_file(tmp_path, strategy=OPTUNA))
     driven(study)
@@ -161,7 +233,6 @@ def test_journal_is_made_from_rows_and_may_be_deleted(tmp_path):
         study = Study.load(tmp_path / "fake.yaml")
         driven(study)
         assert ids(study) == before
-        study._write_journal()
 
 
 def test_tests_take_the_balanced_part_and_say_so(tmp_path):
@@ -185,13 +256,33 @@ def test_tests_take_the_balanced_part_and_say_so(tmp_path):
         ({"kind": "optuna", "trials": 48}, "all 12 designs take no more than 48"),
         ({"kind": "optuna", "trials": 8, "sampler": "tpee"}, "tpee"),
         ({"kind": "optuna", "trials": 8, "scores": ["clip_t"]}, "expected scores of this study: clip_i, dino_i"),
+        ({"kind": "optuna", "trials": 8, "scores": ["clip_i", "clip_i"]}, "clip_i is given twice"),
+        ({"kind": "optuna", "trials": 8, "seed": 2**32}, "less than 4294967296"),  # numpy takes no greater one
         ({"kind": "optuna", "trials": 8, "bacth": 2}, "did you mean batch?"),
+        ({"kind": "optuna", "trials": 8, "start": 2}, "expected one of batch, kind, sampler, scores, seed, trials"),
+        ({"kind": "optuna", "trials": 0}, "greater than or equal to 1"),
+        ({"kind": ["optuna"]}, "expected `factorial` or a subset"),
         ({"kind": "refine", "start": 4, "trials": 24}, "there are 4 replicates"),
         ({"kind": "refine", "start": 2, "trials": 20}, "expected at least the 24 of 12 designs"),
         ({"kind": "refine", "start": 2, "trials": 48}, "whole factorial takes no more than 48"),
+        ({"kind": "refine", "start": 2, "trials": 30, "batch": 2}, "expected one of error, kind, level, start, trials"),
     ],
 )
 def test_what_cannot_be_searched_is_one_fault_that_names_its_key(tmp_path, strategy, words):
     with pytest.raises(InputFault) as caught:
         config.read(fakes.study_file(tmp_path, strategy=strategy))
     assert "has 1 fault:" in str(caught.value) and "strategy" in str(caught.value) and words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"tasks": fakes.SECTIONS["tasks"][:1], "seeds": 3, "strategy": {**REFINE, "trials": 30, "error": "task"}},
+         "there is one task, which says nothing of new ones"),
+        ({"factors": {"input": ["SA_in"], "output": ["FFN_in"]}, "strategy": {**REFINE, "start": 1, "trials": 1}},
+         "got refine for 1 design"),
+    ],
+)  # fmt: skip
+def test_refine_is_refused_where_it_could_find_nothing(tmp_path, changes, words):
+    with pytest.raises(InputFault, match=words):
+        config.read(fakes.study_file(tmp_path, **changes))

@@ -2,6 +2,7 @@
 
 import json
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,9 @@ from typer.testing import CliRunner
 
 from study.cli.main import guarded
 from study.cli.sensitivity import command
+from study.config import Protocol
+from study.store import Store
+from study.trial import Trial, TrialResult
 
 
 @pytest.fixture
@@ -67,6 +71,47 @@ def test_lower_is_better_and_all_rows_together(results):
     assert (alone["method"], alone["best"]) == ("all", {"lr": "0.0001"})
 
 
+def test_methods_are_compared_with_one_of_them_task_by_task_and_drawn(results, tmp_path):
+    figure = tmp_path / "near.png"
+    words = ["--response", "score", "--settings", "lr,rank", "--within", "0.1", "--against", "bitfit"]
+    words += ["-o", str(figure)]
+    done = call(str(results), *words, "--json")
+    assert done.exit_code == 0, done.stderr
+    compared = json.loads(done.stdout)["near_best"]
+    assert (compared["against"], compared["within"], compared["tasks"]) == ("bitfit", 0.1, ["x", "y", "z"])
+    assert {row["method"]: row["settings"] for row in compared["rows"]} == {"lora": 6, "bitfit": 3}
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    told = call(str(results), *words)
+    assert told.exit_code == 0, told.stderr
+    for said in ("share of settings within 0.1", "less bitfit, paired by task", "lora less bitfit", str(figure)):
+        assert " ".join(said.split()) in " ".join(told.stdout.split()), said
+
+
+def _tuned(folder: Path) -> Path:
+    """A store of two methods tuned over three rates on three tasks, and what was chosen run on a fourth."""
+    store = Store(folder / "store")
+    for method, size in (("lora", {"rank": 2}), ("krona", {"a1": 2, "a2": 2})):
+        for k, (rate, task) in enumerate([*product((1e-4, 1e-3, 1e-2), "xyz"), (1e-3, "w")]):
+            design, role = {"method": method, **size}, "study" if task == "w" else "tune"
+            trial = Trial("b", design, task, 0, Protocol(learning_rate=rate), role, backbone_hash="b", task_hash=task)
+            score = 0.5 - 0.1 * abs(np.log10(rate) + 3) + 0.01 * np.sin(k)
+            store.commit(TrialResult(trial, "done", scores={"clip_i": float(score)}), "fake")
+    return store.folder
+
+
+def test_the_grid_of_a_tuning_is_read_from_its_store(tmp_path):
+    store = _tuned(tmp_path)
+    words = ["--response", "clip_i", "--settings", "protocol.learning_rate", "--blocks", "task", "--within", "0.05"]
+    done = call(str(store), *words, "--against", "lora", "--tuning", "--json")
+    assert done.exit_code == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["n"] == 18 and [row["method"] for row in document["near_best"]["rows"]] == ["lora", "krona"]
+    rates = {setting["setting"]["protocol.learning_rate"] for setting in document["methods"][0]["means"]}
+    assert rates == {"0.0001", "0.001", "0.01"}
+    own = call(str(store), *words)  # the study's own rows have one rate
+    assert own.exit_code == 2 and "do not differ in protocol.learning_rate; --tuning takes" in own.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -74,6 +119,10 @@ def test_lower_is_better_and_all_rows_together(results):
         (["--settings", "lr,"], "empty name"),
         (["--settings", "lr", "--within", "-1"], "distance of 0 or more"),
         (["--settings", "lr", "--by", "lr"], "told apart by"),
+        (["--settings", "lr,rank", "--against", "dora", "--within", "0.1"], "has lora, bitfit"),
+        (["--settings", "lr", "--by", "", "--against", "lora"], "--by must name"),
+        (["--settings", "lr", "-o", "figure.gif"], "expected .png"),
+        (["--settings", "lr", "--tuning"], "is a file"),
     ],
 )
 def test_wrong_input_is_one_message_and_exit_code_2(results, words, said):

@@ -1,3 +1,5 @@
+import contextlib
+import functools
 import itertools
 
 import pytest
@@ -109,3 +111,75 @@ def test_progress_is_told():
     line, told = Line(0.3), []
     train(line, [Slot([line.slope], batches(), 0.1)], 25, progress=told.append)[0]
     assert told == [10, 20, 25]
+
+
+class Lines(Line):
+    """As many parameters as slots, in float32."""
+
+    def __init__(self, count):
+        nn.Module.__init__(self)
+        self.slopes = nn.ParameterList(torch.tensor([0.3]) for _ in range(count))
+
+    @contextlib.contextmanager
+    def rows(self, owners):
+        self.owners = owners
+        yield
+
+    def predict(self, noisy, timesteps, context):
+        return torch.stack([self.slopes[slot] for slot in self.owners]).view(-1, 1, 1, 1) * noisy
+
+
+def floats(weight):
+    for batch in batches((weight,)):
+        yield Batch(batch.latents.float(), batch.noise.float(), batch.timesteps, batch.context, batch.weight)
+
+
+def scaled_by_hand(weight, steps, scale, interval):
+    """What torch.amp.GradScaler is documented to do, written out around plain AdamW; the slope, and updates made."""
+    slope, good, made = nn.Parameter(torch.tensor([0.3])), 0, 0
+    optimiser = torch.optim.AdamW([slope], lr=0.05, weight_decay=0.01)
+    for batch in itertools.islice(floats(weight), steps):
+        error = slope * (batch.latents + batch.noise) - batch.noise
+        slope.grad = None
+        (error.square().mean() * weight * torch.tensor(scale)).backward()
+        slope.grad /= torch.tensor(scale)
+        if slope.grad.isfinite().all():
+            optimiser.step()
+            made, good = made + 1, good + 1
+            scale, good = (scale * 2, 0) if good == interval else (scale, good)
+        else:
+            scale, good = scale / 2, 0
+    return slope.detach(), made
+
+
+def test_in_float16_every_slot_has_the_scale_it_would_have_alone(monkeypatch):
+    # Scales so large that float32 overflows, for one slot later and less often than for the other.
+    weights, steps, scale, interval = (1e2, 1e4), 30, 2.0**119, 4
+    scaler = functools.partial(torch.amp.GradScaler, init_scale=scale, growth_interval=interval)
+    monkeypatch.setattr("torch.amp.GradScaler", scaler)
+
+    def slot(line, place, weight):
+        return Slot([line.slopes[place]], floats(weight), 0.05)
+
+    pack = Lines(2)
+    together = train(pack, [slot(pack, k, w) for k, w in enumerate(weights)], steps, "float16", pack.rows)
+    counts = []
+    for place, weight in enumerate(weights):
+        line = Lines(1)
+        (alone,) = train(line, [slot(line, 0, weight)], steps, "float16", line.rows)
+        assert torch.equal(line.slopes[0], pack.slopes[place]) and alone.curve == together[place].curve
+        expected, made = scaled_by_hand(weight, steps, scale, interval)
+        torch.testing.assert_close(line.slopes[0].detach(), expected)
+        counts.append(made)
+    assert 0 < counts[1] < counts[0] < steps  # both left updates out, the second more
+
+
+def test_a_penalty_is_scaled_with_its_slot_in_float16():
+    def trained(precision):
+        line = Lines(1)
+        slot = Slot([line.slopes[0]], floats(1.0), 0.05, lambda: 3 * line.slopes[0].square().sum())
+        train(line, [slot], 5, precision, line.rows)
+        return line.slopes[0].detach()
+
+    # Nothing of it is computed in float16, and scaling by powers of two changes no bit.
+    assert torch.equal(trained("float16"), trained("float32"))

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from PIL import Image
 
 from adapters.faults import InputFault
 from study import Study, plan
@@ -21,6 +22,7 @@ DESIGN = {
     "budget": 0.0075,
 }
 TRIAL = Trial("micro-unet", DESIGN, "subject/robot", 0, Protocol(), backbone_hash="b" * 64, task_hash="t" * 64)
+CLIP_T = {"clip_t": "micro-clip"}
 
 GOLDEN = {
     # Frozen: a change here makes every stored result unknown. Raise TRIAL_VERSION only when the numbers change.
@@ -152,3 +154,17 @@ def test_several_workers_get_ever_smaller_packs_and_one_gets_all(study):
     # Whole packs of the size that was asked for, the last aside.
     assert sizes(2, together=5) == [10, 10, 5, 5, 5, 5, 5, 5, 2]
     assert sizes(2, together=40) == [40, 12]
+
+
+def test_how_large_pictures_are_is_the_task_s_to_say_and_not_its_name_s(tmp_path):
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (64, 64)).save(tmp_path / "photos" / "0.png")
+    named = {"pictures": "photos", "class": "robot"}
+    tasks = [{"name": "rex@2", **named}, {"name": "rex", **named}, "domain/photo", "domain/photo@128"]
+    sections = {"fixed": {"method": "lora", "rank": 2}, "factors": {"targets": ["attention"]}, "scores": CLIP_T}
+    sections |= {"backbone": "micro-unet", "tasks": tasks, "primary": "clip_t"}
+    study = Study(tmp_path, tmp_path / "store", name="sizes", **sections)
+    first = {trial.task: trial for trial in study.trials if trial.role == "study"}
+    names, rows = [task.name for task in study.config.tasks], study.store.rows()
+    at_2, plain, photo, large = (plan.seconds(study.config, [first[name]], rows) for name in names)
+    assert at_2 == plain == photo and large == pytest.approx(4 * photo)  # 128 pixels squared are 4 times 64 squared

@@ -244,7 +244,7 @@ def test_every_level_of_the_keys_makes_a_group_and_a_missing_key_is_a_level(tmp_
 def test_every_backbone_is_tuned_on_its_own(tmp_path):
     fakes.folders(tmp_path)
     shutil.copytree(tmp_path / "pipe", tmp_path / "other")
-    (tmp_path / "other" / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"other")
+    (tmp_path / "other" / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(fakes.weights("other"))
     study = study_of(tmp_path, backbone=["pipe", "other"])
     assert len(study.tune_trials) == 2 * TUNE == len({trial.id for trial in study.tune_trials})
     best = {"pipe": 1e-3, "other": 1e-2}
@@ -404,7 +404,7 @@ def test_trials_of_a_gpu_say_nothing_of_the_time_on_a_cpu(tmp_path, monkeypatch)
     rows = study.store.rows()
     for driver, known in ((None, False), ("/usr/bin/nvidia-smi", True)):
         monkeypatch.setattr(plan, "driver", lambda found=driver: found)
-        assert (plan.seconds(study.tune_trials, rows) is not None) == known
+        assert (plan.seconds(study.config, study.tune_trials, rows) is not None) == known
 
 
 def test_rows_of_the_tuning_are_left_out_of_an_analysis(finished):

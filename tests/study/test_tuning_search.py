@@ -3,12 +3,14 @@
 import json
 from pathlib import Path
 
+import optuna
 import pytest
 
 from adapters.faults import InputFault
 from study import Study, config
 from study.cli.dry_run import describe
 from study.executors.local import LocalExecutor
+from study.tuning_search import Range
 from tests.study import fakes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,9 +73,22 @@ def test_search_finds_rates_near_the_best_and_the_same_ones_after_interruptions(
         ({"ranges": {"learning_rate": 1e-3}}, "or {low: …, high: …}"),
         ({"ranges": {"lerning_rate": RANGE}}, "did you mean learning_rate?"),
         ({"ranges": {"learning_rate": {**RANGE, "hihg": 1}}}, "did you mean high?"),
+        ({"ranges": {"learning_rate": []}}, "got [], expected values to try"),
+        ({"ranges": {"steps": {"low": 50, "high": 400, "step": 60}}}, "the last before 400 is 350"),
+        ({"ranges": {"guidance": {"low": 1, "high": 2, "step": 3}}}, "the last before 2 is 1"),
+        ({"ranges": {"steps": {"low": 1, "high": 1e300}}}, "less than 1000000000000000"),
+        ({"strategy": {"kind": "optuna", "trials": 16, "scores": ["clip_i"]}}, "one of batch, kind, sampler, seed"),
     ],
 )
 def test_what_cannot_be_searched_is_told_with_its_key(tmp_path, changes, words):
     with pytest.raises(InputFault) as caught:
         config.read(fakes.study_file(tmp_path, **CHANGES, tune={**TUNE, **changes}))
     assert "tune" in str(caught.value) and words in str(caught.value)
+
+
+def test_numbers_in_steps_stand_on_them_and_reach_the_end():
+    # By definition low + k step: 0.1, 0.1005, … 0.102, which three digits would not tell apart.
+    fine = Range(0.1, 0.102, step=0.0005)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    found = {fine.suggest(study.ask(), "guidance") for _ in range(100)}
+    assert found == {0.1, 0.1005, 0.101, 0.1015, 0.102}

@@ -2,14 +2,14 @@
 
 Hours on two CPU cores. The drawings and each stage's checkpoints are kept in the work folder, so a rebuild that was
 stopped goes on where it was when the same command runs again. The first five stages need nothing of each other and may
-run side by side. The stages of micro-dit run only when they are named: they want a GPU, and micro-unet's autoencoder.
+run side by side; both generators need the autoencoder. micro-dit's wants a GPU: `--only generator-dit --device cuda`.
 """
 
 import argparse
 import hashlib
 import json
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -22,11 +22,10 @@ from study.builtin.train import autoencoder, measure, scorers, segmenter
 from study.builtin.train.generator import train_generator
 from study.builtin.train.pool import Pool, draw_pool, held_out_pool
 from study.builtin.train.transformer import train_transformer
-from study.world.captions import caption
 
-PICTURES = {"micro-dit": 128_000, "others": 24_000}
+PICTURES = {"micro-dit": 48_000, "others": 24_000}
 STEPS = {"autoencoder": 1600, "generator": 9000, "clip": 4800, "dino": 900, "classifier": 1600, "segmenter": 600,
-         "generator-dit": 12_000}
+         "generator-dit": 2700}
 SEGMENTED = 4_000
 """Drawings that the segmenter learns from."""
 
@@ -137,15 +136,6 @@ class Build:
         save_file({name: value.half() for name, value in model.state_dict().items()},
                   self.out / "segmenter.safetensors")
 
-    def measure_dit(self) -> None:
-        """Measure micro-dit, as plain diffusers loads it, on the captions that micro-unet is measured on."""
-        pipeline = PixArtAlphaPipeline.from_pretrained(self.out / "micro-dit", torch_dtype=torch.float32)
-        draw = partial(measure.generate_plainly, pipeline.to(self.asked.device), seed=self.seed)
-        scenes = self.test.scenes[:400]
-        measured = scorers.accuracy(self._classifier(), draw([caption(scene) for scene in scenes]), scenes)
-        print(json.dumps({f"generator on 400 captions: {name}": value for name, value in measured.items()}, indent=1))
-        measure.write_grid(draw, self.out / "samples-dit.png")
-
     def _classifier(self) -> scorers.AttributeClassifier:
         classifier = scorers.AttributeClassifier()
         classifier.load_state_dict(load_file(self.out / "attributes.safetensors"))
@@ -158,53 +148,54 @@ class Build:
         from study.backbones import load
 
         backbone = load(str(self.out / "micro-unet"))
+        transformer = load(str(self.out / "micro-dit"))
         classifier = self._classifier()
         clip = CLIPModel.from_pretrained(self.out / "micro-clip", dtype=torch.float32)
         dino = ResNetModel.from_pretrained(self.out / "micro-dino", dtype=torch.float32)
         captioned = Pool(self.test.scenes[:400], self.test.pixels[:400])
         drawn = scorers.accuracy(classifier, self.test.pixels, self.test.scenes)
-        generated = measure.generator_accuracy(backbone, classifier, captioned, self.seed)
+        unet_drew = measure.generator_accuracy(backbone, classifier, captioned, self.seed)
+        transformer_drew = measure.generator_accuracy(transformer, classifier, captioned, self.seed)
         measured = {
             "autoencoder PSNR, dB": autoencoder.psnr(backbone.pipeline.vae, self.test.pixels),
             "micro-clip: own caption first among 500": scorers.retrieval(clip, self.words, self.test),
             "micro-dino: same instance nearest among 800":
                 measure.instance_recall(dino, scorers.instance_pairs(400, self.seed + 1)),
             **{f"classifier on 500 drawings: {name}": value for name, value in drawn.items()},
-            **{f"generator on 400 captions: {name}": value for name, value in generated.items()},
+            **{f"micro-unet on 400 captions: {name}": value for name, value in unet_drew.items()},
+            **{f"micro-dit on 400 captions: {name}": value for name, value in transformer_drew.items()},
             **measure.control_floor(backbone, self.test),
         }
-        measure.write_grid(partial(measure.generate, backbone, seed=self.seed), self.out / "samples.png")
+        measure.write_grid(backbone, self.out / "samples.png", self.seed)
+        measure.write_grid(transformer, self.out / "samples-dit.png", self.seed)
         measure.write_card(self.out, measured)
         print(json.dumps(measured, indent=1))
 
 
 STAGES: dict[str, Callable[[Build], None]] = {
     "classifier": Build.classifier, "clip": Build.clip, "dino": Build.dino, "autoencoder": Build.autoencoder,
-    "segmenter": Build.segmenter, "generator": Build.generator, "measure": Build.measure,
-}
-DIT_STAGES: dict[str, Callable[[Build], None]] = {
-    "generator-dit": Build.generator_dit, "measure-dit": Build.measure_dit,
+    "segmenter": Build.segmenter, "generator": Build.generator, "generator-dit": Build.generator_dit,
+    "measure": Build.measure,
 }
 
 
 def main() -> None:
     """Run the stages asked for, in order."""
-    stages = STAGES | DIT_STAGES
     parser = argparse.ArgumentParser(prog="python -m study.builtin.train", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent.parent, help="where to write")
     parser.add_argument("--work", type=Path, default=Path("runs/builtin"), help="drawings and checkpoints")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2, help="processes that draw pictures and captions")
-    parser.add_argument("--only", nargs="+", choices=stages, default=list(STAGES), metavar="STAGE",
-                        help=f"{', '.join(STAGES)}; or, for micro-dit, {', '.join(DIT_STAGES)}")
+    parser.add_argument("--only", nargs="+", choices=STAGES, default=list(STAGES), metavar="STAGE",
+                        help=", ".join(STAGES))
     dit = parser.add_argument_group("micro-dit")
     dit.add_argument("--device", default="cpu", help="cpu or cuda")
     dit.add_argument("--minutes", type=float, help="time to train; the schedule is fitted to it")
-    dit.add_argument("--batch", type=int, default=1024, help="pictures a step")
+    dit.add_argument("--batch", type=int, default=256, help="pictures a step")
     dit.add_argument("--pictures", type=int, default=PICTURES["micro-dit"], help="drawings to learn from")
     asked = parser.parse_args()
     build = Build(asked)
-    for name, stage in stages.items():
+    for name, stage in STAGES.items():
         if name in asked.only:
             stage(build)
 

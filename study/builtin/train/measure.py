@@ -2,19 +2,16 @@
 
 import json
 import platform
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import PixArtAlphaPipeline
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 from transformers import ResNetModel
 
 from study.backbones.loading import Backbone
-from study.builtin.architecture import PIXELS, TOKENS
 from study.builtin.train.autoencoder import reconstructed
 from study.builtin.train.loop import to_tensor
 from study.builtin.train.pool import Pool
@@ -32,18 +29,6 @@ def generate(backbone: Backbone, captions: list[str], seed: int) -> np.ndarray:
     start = torch.randn((len(captions), *backbone.latent_shape), generator=torch.Generator().manual_seed(seed))
     latents = sample(backbone, backbone.embed(captions), start, "dpmsolver++", SAMPLING_STEPS, GUIDANCE)
     return backbone.decode(latents)
-
-
-def generate_plainly(pipeline: PixArtAlphaPipeline, captions: list[str], seed: int) -> np.ndarray:
-    """Draw captions as `generate` does, by the pipeline itself; (n, 64, 64, 3) uint8."""
-    shape = (len(captions), pipeline.transformer.config.in_channels, *[pipeline.transformer.config.sample_size] * 2)
-    start = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-    pipeline.set_progress_bar_config(disable=True)
-    pictures = [pipeline(captions[i:i + 100], num_inference_steps=SAMPLING_STEPS, guidance_scale=GUIDANCE,
-                         height=PIXELS, width=PIXELS, latents=start[i:i + 100].to(pipeline.device),
-                         clean_caption=False, use_resolution_binning=False, max_sequence_length=TOKENS,
-                         output_type="np").images for i in range(0, len(captions), 100)]
-    return (np.concatenate(pictures) * 255).round().astype(np.uint8)
 
 
 def generator_accuracy(backbone: Backbone, classifier: AttributeClassifier, pool: Pool, seed: int) -> dict[str, float]:
@@ -73,7 +58,7 @@ def _pooled(dino: ResNetModel, pixels: np.ndarray) -> Tensor:
     return dino(to_tensor(pixels)).pooler_output.flatten(1)
 
 
-def write_grid(draw: Callable[[list[str]], np.ndarray], file: Path) -> None:
+def write_grid(backbone: Backbone, file: Path, seed: int) -> None:
     """Save a grid of generated pictures: every kind in six colours, textures and places."""
     captions = []
     for row, kind in enumerate(ATTRIBUTES["kind"]):
@@ -82,7 +67,7 @@ def write_grid(draw: Callable[[list[str]], np.ndarray], file: Path) -> None:
             texture = ("", "", "striped ", "dotted ", "checkered ", "")[column]
             place = ("on grass", "on snow", "on sand", "at night", "on wood", "at sunset")[(row + column) % 6]
             captions.append(f"a photo of a {colour} {texture}{kind} {place}")
-    pictures = draw(captions)
+    pictures = generate(backbone, captions, seed)
     rows = pictures.reshape(-1, 12, *pictures.shape[1:])
     Image.fromarray(np.concatenate([np.concatenate(list(row), 1) for row in rows])).save(file)
 
@@ -93,16 +78,19 @@ def write_card(folder: Path, measured: dict[str, float]) -> None:
     text = f"""# The built-in models
 
 Trained by `python -m study.builtin.train` on drawings of the picture world, from a seed; no photograph and no foreign
-weight is in them. `micro-unet` is a StableDiffusionPipeline of 64-pixel pictures, `micro-clip` and `micro-dino` score
+weight is in them. `micro-unet` is a StableDiffusionPipeline of 64-pixel pictures, `micro-dit` a PixArtAlphaPipeline
+(a diffusion transformer) with the same autoencoder, `micro-clip` and `micro-dino` score
 pictures, `attributes.safetensors` reads attributes off pictures and tests the generator only, `segmenter.safetensors`
 labels the parts of things and scores pictures against control maps.
 They draw the world's things and nothing else.
 
-![Generated pictures](samples.png)
+![Pictures of micro-unet](samples.png)
 
-Every picture above was generated with {SAMPLING_STEPS} steps of DPM-Solver++ at guidance {GUIDANCE:g}: two kinds
-a row, each in six colours, textures and places as its caption named them. Measured on drawings and
-captions kept from training, torch {torch.__version__}, {platform.machine()}:
+![Pictures of micro-dit](samples-dit.png)
+
+Every picture above (micro-unet's, then micro-dit's) was generated with {SAMPLING_STEPS} steps of DPM-Solver++ at
+guidance {GUIDANCE:g}: two kinds a row, each in six colours, textures and places as its caption named them. Measured on
+drawings and captions kept from training, torch {torch.__version__}, {platform.machine()}:
 
 | what | value |
 |---|---|

@@ -1,6 +1,7 @@
 """Trains the diffusion transformer together with the text encoder that conditions it."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from itertools import count
 from pathlib import Path
 
@@ -89,9 +90,9 @@ def train_transformer(transformer: PixArtTransformer2DModel, text_encoder: CLIPT
             return velocity(lambda noisy: transformer(noisy, context, timesteps, encoder_attention_mask=mask).sample,
                             clean, noise, timesteps)
 
-    # Attention by plain products: the fused kernel's gradient in bfloat16 is six times slower on a CPU. The choice is
-    # one for all threads, so it is made outside of them.
-    with sdpa_kernel(SDPBackend.MATH):
+    # On a CPU attention by plain products: the fused kernel's gradient in bfloat16 is six times slower there. The
+    # choice is one for all threads, so it is made outside of them.
+    with sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext():
         optimise("generator-dit", [transformer, text_encoder], loss, steps, learning_rate, checkpoints, shards, minutes,
                  warm_up=500, every=1000)
     networks.eval()

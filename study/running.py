@@ -1,0 +1,199 @@
+"""Running a study: the trials that are missing go to an executor, phase by phase, until there are no more."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import chain
+from typing import TYPE_CHECKING, Literal
+
+from study import plan, tuning
+from study.backbones.names import fetch
+from study.driver import Driver
+from study.executors.local import LocalExecutor, cores, devices
+from study.outcome import Executor, Outcome
+from study.progress import Bar
+from study.store import Known
+from study.trial import Trial
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from study.config import StudyConfig
+    from study.search import Found
+    from study.store import Store
+
+
+class Running:
+    """A plan that can be run; what is planned its subclasses say.
+
+    Attributes
+    ----------
+    config : StudyConfig
+    store : Store
+    """
+
+    config: StudyConfig
+    store: Store
+
+    def choices(self, rows: pd.DataFrame | None = None) -> list[tuning.Choice]:
+        """Return what the store decides for each backbone and group that is tuned."""
+        raise NotImplementedError
+
+    def found(self, rows: pd.DataFrame | None = None) -> Found | None:
+        """Return what a strategy that plans as it goes has planned so far; None of another strategy."""
+        raise NotImplementedError
+
+    def waiting(self, choices: Sequence[tuning.Choice] | None = None) -> list[plan.Waiting]:
+        """Return what else is planned: the trials that wait for tuning."""
+        raise NotImplementedError
+
+    def _planned(self, choices: Sequence[tuning.Choice], rows: pd.DataFrame) -> list[Trial]:
+        raise NotImplementedError
+
+    def _write_found(self) -> None:
+        raise NotImplementedError
+
+    def fetch(self) -> None:
+        """Download the scorers and backbones of the hub that are not on this machine yet.
+
+        Raises
+        ------
+        InputFault
+            If one of them cannot be had.
+        """
+        for source in dict.fromkeys([*self.config.scores.values(), *self.config.backbones]):
+            if source.kind in ("hub", "arch"):
+                fetch(source)
+
+    def run(
+        self,
+        only: Literal["missing", "failed"] = "missing",
+        limit: int | None = None,
+        workers: int | None = None,
+        pack: int | None = None,
+        executor: Executor | None = None,
+        take_over: bool = False,
+    ) -> Outcome:
+        """Train and score the trials that have no row yet; safe to interrupt, run again to go on.
+
+        The trials of the tuning come first; those of the study run under the protocols that these have chosen.
+
+        Parameters
+        ----------
+        only : {"missing", "failed"}
+            `failed` runs the trials that failed or did not fit into memory once more, and no others.
+        limit : int, optional
+            Run at most so many trials.
+        workers : int, optional
+            Worker processes on the CPU: by default one a core for built-in backbones, whose small layers keep no
+            second core busy, and otherwise one with all cores. With GPUs, so many on each: by default one.
+        pack : int, optional
+            How many trials a worker trains together; by default as many as fit into its memory and still gain. A pack
+            that does not fit is halved.
+        executor : Executor, optional
+            Where packs run; this machine by default.
+        take_over : bool
+            Run trials too that are held by a process of which it cannot be told from here whether it still runs.
+
+        Returns
+        -------
+        Outcome
+            Of the whole plan, not only of this run.
+
+        Raises
+        ------
+        InputFault
+            If a backbone cannot be had.
+        WorkerFault
+            If workers cannot be started.
+        """
+        self.fetch()
+        phases = self._phases({None} if only == "missing" else {"failed", "out_of_memory"}, limit)
+        first = next(phases, None)
+        elsewhere: list[str] = []
+        if first is not None:
+            with Bar(self.config.primary) as bar:
+                runner: Executor = executor or LocalExecutor(self.store, self._devices(workers))
+                runner.attach(bar.hear)
+                driver = Driver(self.config, self.store, runner, bar.hear, pack, take_over)
+                try:
+                    for wanted, later, attempts in chain([first], phases):
+                        bar.expect(wanted, later)
+                        self._write_found()
+                        driver.drive(wanted, attempts)
+                    elsewhere = driver.elsewhere()
+                finally:
+                    runner.close()
+                    if self.config.keep == "best":
+                        self.store.keep_best(self.config.primary)
+        self._write_found()
+        return replace(self._outcome(), elsewhere=elsewhere)
+
+    def _phases(self, states: set[str | None], limit: int | None) -> Iterator[tuple[list[Trial], int, dict[str, int]]]:
+        """Yield what is to run, how much will follow and the attempts there are: the tuning, then what it has chosen.
+
+        The next is looked up only when it is asked for, so what was yielded before has run by then. A search yields a
+        generation at a time.
+        """
+        tried: set[str] = set()
+        left = limit
+        while left is None or left > 0:
+            known, rows = Known.of(self.store), self.store.rows()
+            open_of = partial(_open, states=states, known=known, tried=tried)
+            choices = self.choices(rows)
+            wanted, later = open_of(tuning.trials(self.config, choices)), 0
+            if wanted:
+                later = len(open_of(self._planned(choices, rows)))
+                later += len(self.waiting(choices)) if None in states else 0
+            else:
+                wanted = open_of(self._planned(choices, rows))
+            if None in states and (found := self.found(rows)) is not None:
+                later += found.left
+            wanted = wanted[:left]
+            if not wanted:
+                return
+            if left is not None:
+                left -= len(wanted)
+                later = min(later, left)
+            tried |= {trial.id for trial in wanted}
+            yield wanted, later, known.attempts
+
+    def _devices(self, workers: int | None) -> list[str]:
+        found = devices()
+        if workers is None:
+            small = all(source.kind == "builtin" for source in self.config.backbones)
+            workers = cores() if found == ["cpu"] and small else 1
+        return found * workers
+
+    def _outcome(self) -> Outcome:
+        rows = self.store.rows()
+        choices = self.choices(rows)
+        planned, unknown = self._planned(choices, rows), self.waiting(choices)
+        tune = tuning.trials(self.config, choices)
+        known = rows.set_index("id")
+        states = {trial.id: known["status"].get(trial.id, "missing") for trial in (*tune, *planned)}
+        counts = Counter(states[trial.id] for trial in planned)
+        later = len(unknown) + (found.left if (found := self.found(rows)) is not None else 0)
+        if later:
+            counts["missing"] += later
+        failed = [
+            (trial, str(known["error"][trial.id]))
+            for trial in (*tune, *planned)
+            if states[trial.id] in ("failed", "out_of_memory")
+        ]
+        return Outcome(
+            dict(counts),
+            failed,
+            tune=dict(Counter(states[trial.id] for trial in tune)),
+            waiting=sum(trial.possible for trial in unknown),
+            impossible=tuning.impossible(self.config, choices),
+            told=found.told if found is not None else "",
+        )
+
+
+def _open(trials: Sequence[Trial], states: set[str | None], known: Known, tried: set[str]) -> list[Trial]:
+    """Return the trials whose status is one of some and that were not tried yet."""
+    return [trial for trial in trials if trial.id not in tried and known.status.get(trial.id) in states]
