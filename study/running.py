@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from study.store import Store
 
 
-class Running:
+class Running(ABC):
     """A plan that can be run; what is planned its subclasses say.
 
     Attributes
@@ -38,23 +39,25 @@ class Running:
     config: StudyConfig
     store: Store
 
+    @abstractmethod
     def choices(self, rows: pd.DataFrame | None = None) -> list[tuning.Choice]:
         """Return what the store decides for each backbone and group that is tuned."""
-        raise NotImplementedError
 
+    @abstractmethod
     def found(self, rows: pd.DataFrame | None = None) -> Found | None:
         """Return what a strategy that plans as it goes has planned so far; None of another strategy."""
-        raise NotImplementedError
 
+    @abstractmethod
     def waiting(self, choices: Sequence[tuning.Choice] | None = None) -> list[plan.Waiting]:
         """Return what else is planned: the trials that wait for tuning."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _planned(self, choices: Sequence[tuning.Choice], rows: pd.DataFrame) -> list[Trial]:
-        raise NotImplementedError
+        """Return the trials that do not wait for tuning, as far as the rows have led."""
 
+    @abstractmethod
     def _write_found(self) -> None:
-        raise NotImplementedError
+        """Write beside the rows what a strategy that plans as it goes keeps of what it found."""
 
     def fetch(self) -> None:
         """Download the scorers and backbones of the hub that are not on this machine yet.

@@ -24,11 +24,7 @@ from tests.study.together import EXACT, assert_same
 @pytest.fixture
 def photos(tmp_path):
     """A folder of three pictures."""
-    folder = tmp_path / "rex"
-    folder.mkdir()
-    for index, picture in enumerate(tiny.pictures()):
-        Image.fromarray(picture).save(folder / f"{index}.png")
-    return folder
+    return tiny.photographs(tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -18,10 +18,7 @@ from tests.study import tiny
 @pytest.fixture
 def photos(tmp_path):
     """A folder of three pictures, and something that is none."""
-    folder = tmp_path / "rex"
-    folder.mkdir()
-    for index, picture in enumerate(tiny.pictures()):
-        Image.fromarray(picture).save(folder / f"{index}.png")
+    folder = tiny.photographs(tmp_path)
     (folder / "notes.txt").write_text("not a picture")
     return folder
 

@@ -14,6 +14,7 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
+from PIL import Image
 from transformers import (
     CLIPConfig,
     CLIPImageProcessorPil,
@@ -218,3 +219,12 @@ def pictures(count: int = 3, size: int = SIZE, seed: int = 3) -> np.ndarray:
     """Smooth random pictures, uint8 (count, size, size, 3)."""
     coarse = np.random.default_rng(seed).integers(0, 256, (count, 4, 4, 3), dtype=np.uint8)
     return coarse.repeat(size // 4, axis=1).repeat(size // 4, axis=2)
+
+
+def photographs(root: Path) -> Path:
+    """Write three pictures of a subject as users have them, and return their folder."""
+    folder = root / "rex"
+    folder.mkdir()
+    for index, picture in enumerate(pictures()):
+        Image.fromarray(picture).save(folder / f"{index}.png")
+    return folder
