@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -141,8 +142,11 @@ class RecommendedAcross(Result):
             lines += [f"On {name}, by its own trials:", found.explain(), ""]
         return "\n".join(lines).rstrip()
 
-    def verdict(self) -> list[str]:
-        """Whether effects, and the best design, are shown to depend on the condition; a sentence each."""
+    def verdict(self, named: Callable[[Mapping[str, str]], str] | None = None) -> list[str]:
+        """Whether effects, and the best design, are shown to depend on the condition; a sentence each.
+
+        ``named`` writes a design, given as factor → level; by default its name in :attr:`each`.
+        """
         lines = []
         new = f"new levels of {self.error}" if self.error != "residual" else "these tasks"
         shown = [term for term in self.terms if term["term"] in self.shown]
@@ -169,7 +173,7 @@ class RecommendedAcross(Result):
                 f"So one design is recommended for all, by means over the {self.across}s; what each one's own trials say "
                 "of it is told beside."
             )
-        lines += [self._sets(), *(f"{name} has no recommendation of its own: {w}" for name, w in self.faults.items())]
+        lines += [self._sets(named or self._name), *(f"{name} has no recommendation of its own: {w}" for name, w in self.faults.items())]
         return [line for line in lines if line]
 
     def said_of_average(self, condition: str) -> str:
@@ -200,7 +204,11 @@ class RecommendedAcross(Result):
             f"to {part['upper']:.4g}"
         )
 
-    def _sets(self) -> str:
+    def _name(self, levels: Mapping[str, str]) -> str:
+        found = next(iter(self.each.values()))
+        return next(row["design"] for row in found.designs.to_dict("records") if _levels(found, row) == levels)
+
+    def _sets(self, named: Callable[[Mapping[str, str]], str]) -> str:
         """What the sets say of the best design being the same."""
         if len(self.each) < 2 or self.faults:
             return ""
@@ -208,7 +216,7 @@ class RecommendedAcross(Result):
         if self.best_differs:
             return f"The best design is not the same on every {self.across}: none may be the best on all ({sure})."
         common = self.may_be_best_on_all
-        names = [", ".join(levels[f] for f in self.factors) for levels in common[:_TOLD]]
+        names = list(map(named, common[:_TOLD]))
         more = f" and {len(common) - _TOLD} more" if len(common) > _TOLD else ""
         return (
             f"It is not shown that the best design differs by {self.across}: {len(common)} may be the best on every one "

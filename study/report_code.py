@@ -52,15 +52,16 @@ def reuse(study: Study, frame: pd.DataFrame, address: str) -> list[Snippet]:
     return [*found, *_kept(study, frame)]
 
 
-def train(study: Study, address: str) -> Snippet:
-    """Return code that writes the recommended recipe, trains it on other pictures and draws."""
+def train(study: Study, address: str, backbone: str | None = None) -> Snippet:
+    """Return code that writes the recommended recipe, for a backbone of several, trains it on other pictures and draws."""
+    where = f" --backbone {shlex.quote(backbone)}" if backbone else ""
     spec = study.config.tasks[0]
     own = spec.own.replace("WORD", shlex.quote(spec.words))
     said = ", where --class says what they show" if "--class" in own else ""
     return Snippet(
         f"Write it as a recipe, train it on pictures of your own in photos/mine{said}:",
         "shell",
-        f"adapter-study recommend {named(study, address)} -o recipe.yaml\n"
+        f"adapter-study recommend {named(study, address)}{where} -o recipe.yaml\n"
         f"adapter-study train recipe.yaml {own} -o mine\n"
         f"adapter-study generate mine --prompt {_prompt(spec)} -o out.png\n",
     )

@@ -10,8 +10,9 @@ import pandas as pd
 from analysis.compare_tables import percent
 from analysis.declared import RESIDUAL
 from analysis.recommended import CHOSEN, EXCLUDED, Recommendation
+from analysis.report import across
 from analysis.report.blocks import Block, Code, Details, Notes, Text, table_of
-from analysis.report.content import ReportContent
+from analysis.report.content import Recommended, ReportContent
 
 _SHOWN = 8
 """Designs that a table of the answer shows before the rest is folded up."""
@@ -30,25 +31,41 @@ def design_name(found: Recommendation, levels: Mapping[Any, Any], pair: tuple[st
 
 def lead(content: ReportContent) -> str:
     """The recommendation in a few sentences; empty where there is none."""
-    found = content.recommended.result if content.recommended else None
-    if found is None:
+    given = content.recommended
+    if given is None or not given.named:
         return ""
+    if given.across is not None:
+        return across.lead(given.across, content)
+    assert given.result is not None
+    return lead_of(given.result, content, "Recommended")
+
+
+def lead_of(found: Recommendation, content: ReportContent, head: str) -> str:
+    """What is recommended, its mean, and how many designs may be the best; ``head`` says for what."""
     row = _rows(found, content)[0]
     size = f" and {row['parameters']:,.0f} parameters" if pd.notna(row.get("parameters")) else ""
     own = f" ({row['observed']:.3f} over its own trials)" if found.adds_up else ""
     mean = "" if pd.isna(row["counted"]) else f", with a mean {found.response} of {row['counted']:.3f}{own}{size}"
-    return " ".join([f"Recommended: {row['name']}{mean}.", _why(found, content), *_sets(found)]).replace("  ", " ")
+    return " ".join([f"{head}: {row['name']}{mean}.", _why(found, content), *_sets(found)]).replace("  ", " ")
 
 
 def facts(content: ReportContent) -> list[tuple[str, str]]:
     """The recommendation in names and values; none where there is none."""
-    found = content.recommended.result if content.recommended else None
+    given = content.recommended
+    if given is None:
+        return []
+    if given.across is not None and given.result is None:
+        return [
+            (f"recommended on {name}", design_name(own.result, own.result.levels, content.pair))
+            for name, own in given.each.items() if own.result is not None
+        ]  # fmt: skip
+    found = given.result
     if found is None:
         return []
     row = _rows(found, content)[0]
     mean = "not known" if pd.isna(row["counted"]) else f"{row['counted']:.3f}"
     return [
-        ("recommended", row["name"]),
+        (f"recommended on each {content.across}" if given.across is not None else "recommended", row["name"]),
         (f"its mean {found.response}", mean),
         (f"may be the best on {_where(found)}", f"{len(found.may_be_best)} of {len(found.designs)}"),
     ]  # fmt: skip
@@ -59,24 +76,41 @@ def recommended(content: ReportContent) -> list[Block]:
     given = content.recommended
     if given is None:
         return []
-    found = given.result
-    if found is None:
+    if not given.named:
         return [Text(f"Nothing can be recommended: {given.fault}", "warning")]
+    if given.across is not None:
+        return across.blocks(given, given.across, content)
+    assert given.result is not None
+    return [*evidence_of(given.result, content), *code_of(given), *details_of(given.result, content)]
+
+
+def evidence_of(found: Recommendation, content: ReportContent) -> list[Block]:
+    """The question, how far the design is ahead, and what may be the best as well."""
     inside = _table(found, content)
     steps = ", ".join(f"{count} {what}" for what, count in found.steps)
     rule = f"The rule, from {len(found.designs)} designs on: {steps}."
     told = [*_ahead(found, _rows(found, content)[0]["name"]), *_on_these_tasks(found, content), rule]
-    blocks: list[Block] = [
+    return [
         Text(found.question, "question"),
         Notes(tuple(told)),
         table_of(inside, "The recommended design, and what may be the best as well", most=_SHOWN),
         Text(f"Not tested: {'; '.join(each.rstrip('.') for each in found.not_tested)}.", "small"),
-        *(Code(each.words, each.language, each.code) for each in given.code),
     ]
+
+
+def code_of(given: Recommended) -> list[Block]:
+    """How to get the recipe and use it, and the recipe itself, folded up."""
+    blocks: list[Block] = [Code(each.words, each.language, each.code) for each in given.code]
     if given.recipe is not None:
         recipe = Code(given.recipe.words, given.recipe.language, given.recipe.code)
         blocks.append(Details("The recipe itself", (recipe,)))
-    blocks.append(Details("The rule", (Notes(found.rule),)))
+    return blocks
+
+
+def details_of(found: Recommendation, content: ReportContent) -> list[Block]:
+    """The rule, the whole set, and why the others are not in it, folded up."""
+    inside = _table(found, content)
+    blocks: list[Block] = [Details("The rule", (Notes(found.rule),))]
     if len(inside) > _SHOWN:
         blocks.append(Details("All that may be the best", (table_of(inside, "Designs that may be the best"),)))
     if found.excluded:
