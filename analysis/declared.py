@@ -89,6 +89,16 @@ def across_interactions(factors: Sequence[str], across: str = BACKBONE) -> list[
     return [f"{factor}:{across}" for factor in own if factor not in (across, "pair")] if across in own else []
 
 
+def default_interactions(frame: pd.DataFrame, response: str, factors: Sequence[str]) -> list[str]:
+    """The interactions that a study's model has besides the pair's: of each factor with the backbone.
+
+    None where the backbone is no factor, or the rows with a response have one.
+    """
+    if BACKBONE not in factors or BACKBONE not in frame or frame.loc[frame[response].notna(), BACKBONE].nunique() < 2:
+        return []
+    return across_interactions(factors)
+
+
 def declared(
     factors: str | Sequence[str],
     blocks: str | Sequence[str] = (),

@@ -60,15 +60,15 @@ def recommend_across(
     is asked for. They are not corrected for their number, since the two mistakes differ in weight: to part conditions
     needlessly costs precision, to join them wrongly gives a condition a design that may be bad there.
 
-    The average is taken over designs that every condition has, of the means over the conditions of trials that are alike in
-    factors and blocks, each condition counting once. On balanced rows its contrasts and errors are those of a model with all
-    interactions with the condition.
+    The average is taken over designs that every condition has, of the means over the conditions of trials that are
+    alike in factors and blocks, each condition counting once. On balanced rows its contrasts and errors are those of a
+    model with all interactions with the condition.
 
     Raises
     ------
     InputFault
-        As :func:`analysis.recommend` where it concerns the columns; no condition has two designs to choose from; rows of
-        fewer than two conditions.
+        As :func:`analysis.recommend` where it concerns the columns; no condition has two designs to choose from; rows
+        of fewer than two conditions.
     """
     plan = declared(factors, blocks, pair=pair)
     own = [column for term in plan.factors for column in term]
@@ -103,7 +103,8 @@ def recommend_across(
     here = () if used == RESIDUAL else _interactions(frame, response, across, own, blocks, pair, RESIDUAL)[0]
     return RecommendedAcross(
         response=response, across=across, factors=tuple(own), level=level, error=used, terms=terms,
-        on_these_tasks=tuple(term["term"] for term in here if term["p"] < 1 - level), untested=untested, each=each, faults=faults, average=average, average_fault=why,
+        on_these_tasks=tuple(term["term"] for term in here if term["p"] < 1 - level), untested=untested,
+        each=each, faults=faults, average=average, average_fault=why,
     )  # fmt: skip
 
 
@@ -130,9 +131,9 @@ def _averaged(
     if not complete.any():
         raise InputFault(f"no design has trials of one task on every {across}")
     told = (
-        f"A trial on average is one of a design and task (and seed) on all {count} {across}s: its scores, parameters and "
-        f"seconds are means over these, and it failed if one did. {int(common.sum())} of {len(frame)} trials are of "
-        f"designs that every {across} has."
+        f"A trial on average is one of a design and task (and seed) on all {count} {across}s: its scores, parameters "
+        f"and seconds are means over these, and it failed if one did. {int(common.sum())} of {len(frame)} trials are "
+        f"of designs that every {across} has."
     )
     if not complete.all():
         told += f" {int((~complete).sum())} that are not there on every {across} are left out."

@@ -56,14 +56,14 @@ class RecommendedAcross(Result):
     average_fault: str = ""
 
     @property
-    def shown(self) -> tuple[str, ...]:
+    def interacting(self) -> tuple[str, ...]:
         """The interactions that are shown."""
         return tuple(term["term"] for term in self.terms if term["p"] < 1 - self.level)
 
     @property
     def apart(self) -> bool:
         """Whether each condition has a recommendation of its own, since one for all is not right or not there."""
-        return bool(self.shown) or self.average is None
+        return bool(self.interacting) or self.average is None
 
     @property
     def own_level(self) -> float:
@@ -124,8 +124,8 @@ class RecommendedAcross(Result):
         return {
             "response": self.response, "across": self.across, "level": self.level, "error": self.error,
             "interactions": [dict(term) for term in self.terms], "untested": dict(self.untested),
-            "shown": list(self.shown), "shown_on_these_tasks": list(self.on_these_tasks), "one_for_each": self.apart,
-            "best_differs": self.best_differs, "may_be_best_on_all": self.may_be_best_on_all,
+            "shown": list(self.interacting), "shown_on_these_tasks": list(self.on_these_tasks),
+            "one_for_each": self.apart, "best_differs": self.best_differs, "may_be_best_on_all": self.may_be_best_on_all,
             "average": self.average.to_dict() if self.average else None, "average_fault": self.average_fault,
             "average_on": {name: self.average_on(name) for name in self.conditions},
             "each": {name: found.to_dict() for name, found in self.each.items()}, "faults": dict(self.faults),
@@ -149,17 +149,18 @@ class RecommendedAcross(Result):
         """
         lines = []
         new = f"new levels of {self.error}" if self.error != "residual" else "these tasks"
-        shown = [term for term in self.terms if term["term"] in self.shown]
-        rest = [term for term in self.terms if term["term"] not in self.shown]
+        shown = [term for term in self.terms if term["term"] in self.interacting]
+        rest = [term for term in self.terms if term["term"] not in self.interacting]
         if shown:
             lines.append(f"Effects depend on the {self.across}, on {new}: {'; '.join(map(_tested, shown))}.")
         if rest:
             head = "Not shown to" if shown else f"No effect is shown to depend on the {self.across}, on {new}"
             told = "; ".join(map(_tested, rest))
             lines.append(f"{head} do so: {told}." if shown else f"{head}: {told}. That does not show that none does.")
-        here = [term for term in self.on_these_tasks if term not in self.shown]
+        here = [term for term in self.on_these_tasks if term not in self.interacting]
         if here:
-            lines.append(f"On the tasks that were run (error: residual) it is shown of {', '.join(map(_crossed, here))}.")
+            told = ", ".join(map(_crossed, here))
+            lines.append(f"On the tasks that were run (error: residual) it is shown of {told}.")
         for term, why in self.untested.items():
             lines.append(f"{_crossed(term)} cannot be tested: {why}.")
         if shown:
@@ -170,10 +171,11 @@ class RecommendedAcross(Result):
             )
         else:
             lines.append(
-                f"So one design is recommended for all, by means over the {self.across}s; what each one's own trials say "
-                "of it is told beside."
+                f"So one design is recommended for all, by means over the {self.across}s; what each one's own trials "
+                "say of it is told beside."
             )
-        lines += [self._sets(named or self._name), *(f"{name} has no recommendation of its own: {w}" for name, w in self.faults.items())]
+        lines.append(self._sets(named or self._name))
+        lines += [f"{name} has no recommendation of its own: {why}" for name, why in self.faults.items()]
         return [line for line in lines if line]
 
     def said_of_average(self, condition: str) -> str:
@@ -200,8 +202,8 @@ class RecommendedAcross(Result):
             return f"{what}{side} the best other by {abs(part['estimate']):.4g}; nothing measures how surely"
         own = percent(round(next(iter(self.each.values())).sets[0].level, 6))
         return (
-            f"{what}{side} the best other by {abs(part['estimate']):.4g}, {own} interval of the lead {part['lower']:.4g} "
-            f"to {part['upper']:.4g}"
+            f"{what}{side} the best other by {abs(part['estimate']):.4g}, {own} interval of the lead "
+            f"{part['lower']:.4g} to {part['upper']:.4g}"
         )
 
     def _name(self, levels: Mapping[str, str]) -> str:
@@ -219,8 +221,8 @@ class RecommendedAcross(Result):
         names = list(map(named, common[:_TOLD]))
         more = f" and {len(common) - _TOLD} more" if len(common) > _TOLD else ""
         return (
-            f"It is not shown that the best design differs by {self.across}: {len(common)} may be the best on every one "
-            f"({sure}): {'; '.join(names)}{more}."
+            f"It is not shown that the best design differs by {self.across}: {len(common)} may be the best on every "
+            f"one ({sure}): {'; '.join(names)}{more}."
         )
 
 

@@ -37,8 +37,8 @@ def recommend(study: Study, error: str = AUTO) -> Recommendation | RecommendedAc
     """Choose a design of a study by the rule of :func:`analysis.recommend`.
 
     Of a study with results on several backbones, one for all or, where an interaction with the backbone is shown, one
-    for each (:func:`analysis.recommend_across`). Diverged trials, and those that did not fit into memory, are failures of their designs. Trials that failed for
-    another reason, or have no primary score, are left out and told.
+    for each (:func:`analysis.recommend_across`). Diverged trials, and those that did not fit into memory, are failures
+    of their designs. Trials that failed for another reason, or have no primary score, are left out and told.
 
     Raises
     ------
@@ -199,7 +199,7 @@ def recipe(study: Study, found: Recommendation | RecommendedAcross, backbone: st
 def _across(found: RecommendedAcross, backbone: str) -> dict[str, Any]:
     """What is known of designs and backbones together, and of a design that is the best on average, on this one."""
     return {
-        "one_for_each": found.apart, "interactions": list(found.terms), "shown": list(found.shown),
+        "one_for_each": found.apart, "interactions": list(found.terms), "shown": list(found.interacting),
         "untested": found.untested, "best_differs": found.best_differs, "verdict": found.verdict(),
         "chosen_on_each": {name: own.chosen for name, own in found.each.items()},
         **({} if found.apart else {"on_this_backbone": found.average_on(backbone)}),

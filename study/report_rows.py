@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from adapters.faults import InputFault
 from analysis.anova_fit import anova
-from analysis.declared import BACKBONE, RESIDUAL, across_interactions
+from analysis.declared import BACKBONE, RESIDUAL, default_interactions
 from study.canonical import canonical_json
 from study.columns import SCORES
 from study.space import text
@@ -29,8 +28,8 @@ def terms(study: Study) -> tuple[list[str], list[str], tuple[str, str] | None]:
     """Return the factors, blocks and pair that a study's results are analysed by.
 
     Factors are those that every design has and that vary. Where they do not tell all designs apart, because some have
-    factors of their own, the design as a whole is the one factor. The backbone, where there are several, is the last;
-    `interactions` has what belongs into the model with it. Blocks are the tasks, and the seeds within each task,
+    factors of their own, the design as a whole is the one factor. The backbone, where there are several, is the last.
+    Blocks are the tasks, and the seeds within each task,
     where there are several; input and output, where both vary, are a pair.
 
     Raises
@@ -52,15 +51,6 @@ def terms_of(config: StudyConfig) -> tuple[list[str], list[str], tuple[str, str]
         raise InputFault(f"no factor of {config.name} varies over all its designs; expected at least one")
     blocks = ["task"] * (len(config.tasks) > 1) + ["task:seed"] * (len(config.seeds) > 1)
     return factors, blocks, PAIR if set(PAIR) <= set(factors) else None
-
-
-def interactions(frame: pd.DataFrame, factors: Sequence[str], response: str) -> list[str]:
-    """Return the interactions that are in the model by default: each factor's with the backbone, where some rows have several.
-
-    The pair's own is no matter of this.
-    """
-    several = BACKBONE in factors and frame.loc[frame[response].notna(), BACKBONE].nunique() > 1
-    return across_interactions(factors) if several else []
 
 
 def results(study: Study) -> pd.DataFrame:
@@ -111,7 +101,7 @@ def analyse(study: Study, error: str = RESIDUAL) -> AnovaTable:
         If there are too few rows, or no factor that varies.
     """
     (factors, blocks, pair), frame, primary = terms(study), balanced(study)[0], study.config.primary
-    crossed = interactions(frame, factors, primary)
+    crossed = default_interactions(frame, primary, factors)
     return anova(frame, primary, factors, blocks, interactions=crossed, error=error, pair=pair)
 
 

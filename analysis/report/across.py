@@ -8,44 +8,48 @@ from typing import Any
 import pandas as pd
 
 from analysis.compare_tables import percent
-from analysis.recommended import EXCLUDED, Recommendation
+from analysis.recommended import EXCLUDED
 from analysis.recommended_across import RecommendedAcross
-from analysis.report import recipe
-from analysis.report.blocks import Block, Details, Heading, Notes, Text, number, table_of
+from analysis.report import recommendation
+from analysis.report.blocks import Block, Details, Heading, Notes, Text, table_of
 from analysis.report.content import Recommended, ReportContent
 
 
 def lead(found: RecommendedAcross, content: ReportContent) -> str:
     """What is recommended and whether that depends on the backbone, in a few sentences."""
     if found.apart or found.average is None:
-        own = [recipe.lead_of(each, content, f"Recommended on {name}") for name, each in found.each.items()]
-        why = f"Effects are shown to depend on the {found.across} ({_terms(found.shown)})." if found.shown else ""
-        return " ".join(filter(None, [why, *own]))
+        own = [recommendation.lead_of(each, content, f"Recommended on {name}") for name, each in found.each.items()]
+        if found.interacting:
+            own.insert(0, f"Effects are shown to depend on the {found.across} ({_terms(found.interacting)}).")
+        return " ".join(own)
     head = f"Recommended on every {found.across}, by the mean over them"
     tested = tuple(term["term"] for term in found.terms)
     told = f"Whether effects depend on the {found.across} cannot be tested."
     if tested:
-        told = f"Effects are not shown to depend on the {found.across} ({_terms(tested)}), which does not show that they do not."
-    return f"{recipe.lead_of(found.average, content, head)} {told}"
+        told = (
+            f"Effects are not shown to depend on the {found.across} ({_terms(tested)}), which does not show that they "
+            "do not."
+        )
+    return f"{recommendation.lead_of(found.average, content, head)} {told}"
 
 
 def blocks(given: Recommended, found: RecommendedAcross, content: ReportContent) -> list[Block]:
     """The verdict, the backbones side by side, and the evidence of what is recommended."""
-    named = partial(recipe.design_name, next(iter(found.each.values())), pair=content.pair)
+    named = partial(recommendation.design_name, next(iter(found.each.values())), pair=content.pair)
     out: list[Block] = [
         Notes(tuple(found.verdict(named))),
         table_of(side_by_side(found, content), f"What each {found.across}'s own trials say"),
     ]
     if found.average is not None and not found.apart:
-        out += [Heading(f"On average over the {found.across}s"), *recipe.evidence_of(found.average, content)]
+        out += [Heading(f"On average over the {found.across}s"), *recommendation.evidence_of(found.average, content)]
         out.append(Text(found.average.notes[0], "small"))  # what a trial is here
         for name, own in given.each.items():
-            out += [Heading(f"The recipe for {name}"), *recipe.code_of(own)]
-        return [*out, Heading("How it was chosen"), *recipe.details_of(found.average, content)]
+            out += [Heading(f"The recipe for {name}"), *recommendation.code_of(own)]
+        return [*out, Heading("How it was chosen"), *recommendation.details_of(found.average, content)]
     for name, own in given.each.items():
         if own.result is not None:
-            out += [Heading(f"On {name}, by its own trials"), *recipe.evidence_of(own.result, content)]
-            out += [*recipe.code_of(own), *recipe.details_of(own.result, content)]
+            out += [Heading(f"On {name}, by its own trials"), *recommendation.evidence_of(own.result, content)]
+            out += [*recommendation.code_of(own), *recommendation.details_of(own.result, content)]
     if found.average is not None:
         inside = (Notes(tuple(found.said_of_average(name) for name in found.each)),)
         out.append(Details(f"What would be recommended by the mean over the {found.across}s", inside))
@@ -58,21 +62,20 @@ def side_by_side(found: RecommendedAcross, content: ReportContent) -> pd.DataFra
     score = found.response
     for name, own in found.each.items():
         row: dict[str, Any] = {
-            found.across: name, "best by its own trials": recipe.design_name(own, own.levels, content.pair),
-            f"mean {score}": own.designs.iloc[0]["counted"], "ahead of the best other": _leads(own.ahead),
+            found.across: name, "best by its own trials": recommendation.design_name(own, own.levels, content.pair),
+            f"mean {score}": own.designs.iloc[0]["counted"], "lead": _leads(own.ahead),
             "may be the best": f"{len(own.may_be_best)} of {len(own.designs)}",
         }  # fmt: skip
         average = found.average_on(name)
         if average is not None and found.average is not None and not found.apart:
-            what = recipe.design_name(found.average, found.average.levels, content.pair)
+            what = recommendation.design_name(found.average, found.average.levels, content.pair)
             excluded = average["verdict"] == EXCLUDED
             row[f"{what}: mean"] = average["counted"]
             row[f"{what}: ahead by"] = _leads(average["leads"])
             row["there"] = f"not the best: {average['reason']}" if excluded else average["verdict"]
         rows.append(row)
     level = percent(round(found.own_level, 6))
-    shown = pd.DataFrame(rows)
-    return shown.rename(columns={"may be the best": f"may be the best ({level})"})
+    return pd.DataFrame(rows).rename(columns={"lead": f"ahead of the best other ({level} interval)"})
 
 
 def _leads(parts: Any) -> str:

@@ -10,8 +10,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.confirmation_result import Confirmation
-from analysis.figures import PictureRow
 from analysis.declared import across_interactions
+from analysis.figures import PictureRow
 from analysis.recommended import Recommendation
 from analysis.recommended_across import RecommendedAcross
 

@@ -257,8 +257,8 @@ def best(content: ReportContent, found: Analyses) -> list[Block]:
     if content.across:
         blocks.append(
             Text(
-                f"These comparisons are of effects averaged over the {content.across}s, as if they were the same on each; "
-                "the recommendation above compares designs on each by its own trials too.",
+                f"These comparisons are of effects averaged over the {content.across}s, as if they were the same on "
+                "each; the recommendation above compares designs on each by its own trials too.",
                 "small",
             )
         )

@@ -53,9 +53,10 @@ def command(
         print(json.dumps({"recipe": str(output), "backbone": named, **found.to_dict()}, indent=1, allow_nan=False))
         print(follow, file=sys.stderr)
         return
+    from analysis.recommended_across import RecommendedAcross
     from study.cli.means import print_table
 
-    where = f" on {named}" if others and found is not own and found.apart else ""
+    where = f" on {named}" if isinstance(found, RecommendedAcross) and found.apart else ""
     shown = own.shown()
     title = f"{loaded.config.name}: designs{where} by {found.response}"
     title += f", the first {_SHOWN} of {len(shown)}" if len(shown) > _SHOWN else ""

@@ -110,7 +110,7 @@ def test_the_same_store_gives_the_same_bytes(study, tmp_path):
 def test_json_is_one_document_and_torch_is_not_imported(study, tmp_path):
     code = (
         "import sys; from pathlib import Path; from study.cli import recommend;"
-        f"recommend.command({str(tmp_path / 'fake.yaml')!r}, Path({str(tmp_path / 'out.yaml')!r}), None, 'auto', None, True);"
+        f"recommend.command({str(tmp_path / 'fake.yaml')!r}, Path({str(tmp_path / 'out.yaml')!r}), as_json=True);"
         "assert 'torch' not in sys.modules"
     )
     done = subprocess.run(
