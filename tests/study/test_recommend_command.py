@@ -47,7 +47,7 @@ def score(trial) -> float:
 def ran(study: Study, value=score, status=lambda trial: "done", clip_t=lambda trial: 0.5, more=lambda _: {}) -> Study:
     """Give a study the rows of its trials, as if they had been trained; `more` are other scores."""
     unsynced = pytest.MonkeyPatch()
-    unsynced.setattr("study.atomic._sync", lambda path: None)  # hundreds of rows, and no kill to survive
+    unsynced.setattr("os.fsync", lambda descriptor: None)  # hundreds of rows, and no kill to survive
     for trial in study.trials:
         ended = status(trial) if trial.role == "study" else "missing"
         if ended == "missing":
