@@ -30,7 +30,7 @@ def lead(found: RecommendedAcross, content: ReportContent) -> str:
             f"Effects are not shown to depend on the {found.across} ({_terms(tested)}), which does not show that they "
             "do not."
         )
-    return f"{recommendation.lead_of(found.average, content, head)} {told}"
+    return f"{recommendation.lead_of(found.average, content, head, sized=False)} {told}"
 
 
 def blocks(given: Recommended, found: RecommendedAcross, content: ReportContent) -> list[Block]:
@@ -62,7 +62,7 @@ def side_by_side(found: RecommendedAcross, content: ReportContent) -> pd.DataFra
     score = found.response
     for name, own in found.each.items():
         row: dict[str, Any] = {
-            found.across: name, "best by its own trials": recommendation.design_name(own, own.levels, content.pair),
+            found.across: name, "recommended by its own trials": recommendation.design_name(own, own.levels, content.pair),
             f"mean {score}": own.designs.iloc[0]["counted"], "lead": _leads(own.ahead),
             "may be the best": f"{len(own.may_be_best)} of {len(own.designs)}",
         }  # fmt: skip

@@ -28,10 +28,10 @@ def design_name(found: Recommendation, levels: Mapping[Any, Any], pair: tuple[st
     return ", ".join([*parts, *(str(levels[f]) if alone else f"{f} {levels[f]}" for f in others)])
 
 
-def lead_of(found: Recommendation, content: ReportContent, head: str) -> str:
-    """What is recommended, its mean, and how many designs may be the best; ``head`` says for what."""
+def lead_of(found: Recommendation, content: ReportContent, head: str, sized: bool = True) -> str:
+    """What is recommended, its mean and size, and how many designs may be the best; ``head`` says for what."""
     row = rows_of(found, content)[0]
-    size = f" and {row['parameters']:,.0f} parameters" if pd.notna(row.get("parameters")) else ""
+    size = f" and {row['parameters']:,.0f} parameters" if sized and pd.notna(row.get("parameters")) else ""
     own = f" ({row['observed']:.3f} over its own trials)" if found.adds_up else ""
     mean = "" if pd.isna(row["counted"]) else f", with a mean {found.response} of {row['counted']:.3f}{own}{size}"
     return " ".join([f"{head}: {row['name']}{mean}.", _why(found, content), *_sets(found)]).replace("  ", " ")
