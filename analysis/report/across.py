@@ -61,8 +61,9 @@ def side_by_side(found: RecommendedAcross, content: ReportContent) -> pd.DataFra
     rows: list[dict[str, Any]] = []
     score = found.response
     for name, own in found.each.items():
+        chosen = recommendation.design_name(own, own.levels, content.pair)
         row: dict[str, Any] = {
-            found.across: name, "recommended by its own trials": recommendation.design_name(own, own.levels, content.pair),
+            found.across: name, "recommended by its own trials": chosen,
             f"mean {score}": own.designs.iloc[0]["counted"], "lead": _leads(own.ahead),
             "may be the best": f"{len(own.may_be_best)} of {len(own.designs)}",
         }  # fmt: skip
