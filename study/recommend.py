@@ -45,7 +45,7 @@ def recommend(study: Study, error: str = AUTO) -> Recommendation | RecommendedAc
     InputFault
         If the store has no results of the study with a primary score, or nothing varies.
     """
-    from analysis.recommend_across import recommend_across
+    from analysis.recommend_across_rule import recommend_across
     from analysis.recommend_rule import recommend as choose
 
     frame, told = _trials(study)

@@ -10,7 +10,7 @@ from scipy.stats import t as t_distribution
 from adapters.faults import InputFault
 from analysis import anova
 from analysis.declared import across_interactions, default_interactions
-from analysis.recommend_across import recommend_across
+from analysis.recommend_across_rule import recommend_across
 from analysis.recommended import CHOSEN, EXCLUDED
 
 PAIRS = [(i, o) for i in ("SA_in", "CA_in", "CA_out") for o in ("FFN_in", "Trans_out")]
