@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from study.atomic import aside, put_new, remove, sync, temporary
+from study.tables import Damaged, fill_table, read_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -139,18 +140,14 @@ def _write(path: Path, fill: Fill) -> _Piece:
 
 
 def _fill_row(part: Path, table: pa.Table, pieces: Mapping[str, str]) -> None:
-    import pyarrow.parquet as pq
-
     told = {**(table.schema.metadata or {}), _PIECES_KEY: json.dumps(dict(pieces)).encode()}
-    pq.write_table(table.replace_schema_metadata(told), part)
+    fill_table(part, table.replace_schema_metadata(told))
 
 
 def _pieces_of(row: Path) -> dict[str, str] | None:
-    """Return the digests of a row's pieces; None if there is no row, and none of a row of an earlier version."""
-    import pyarrow.parquet as pq
-
+    """Return the digests of a row's pieces; None if there is no whole row, and none of one of an earlier version."""
     try:
-        metadata = pq.read_schema(row).metadata or {}
-    except FileNotFoundError:
+        metadata = read_table(row).schema.metadata or {}
+    except (FileNotFoundError, Damaged):
         return None
     return dict(json.loads(metadata.get(_PIECES_KEY, b"{}")))
