@@ -18,6 +18,7 @@ from study.driver import Driver
 from study.executors.local import LocalExecutor, cores, devices
 from study.outcome import Executor, Outcome
 from study.progress import Bar
+from study.resources import minutes
 from study.store import Known
 from study.trial import Trial
 
@@ -124,7 +125,9 @@ class Running(ABC):
         elsewhere: list[str] = []
         if first is not None:
             with Bar(self.config.primary) as bar:
-                runner: Executor = executor or LocalExecutor(self.store, self._devices(workers))
+                runner: Executor = executor or LocalExecutor(
+                    self.store, self._devices(workers), silence=60 * minutes(self.config.resources.silence)
+                )
                 runner.attach(bar.hear)
                 driver = Driver(self.config, self.store, runner, bar.hear, pack, take_over)
                 try:
