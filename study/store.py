@@ -219,7 +219,7 @@ class Store:
             parent = self.folder / kind
             doomed += [path for path in parent.iterdir() if path.name not in ids] if parent.is_dir() else []
         waiting = {file.with_suffix("") for file in self.packs.glob("*.json") if given_to_slurm(file)}
-        doomed += sorted(file for file in self.packs.glob("*.jo*") if file.with_suffix("") not in waiting)
+        doomed += sorted(file for file in self.packs.glob("*.j*") if file.with_suffix("") not in waiting)
         doomed += sorted(self.claims.glob("*.json"))
         doomed += set_aside_before(self)
         deleted = []

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapters.faults import InputFault
 from study.atomic import write_file
+from study.columns import IMAGE, ROW
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 _VERSION_KEY = b"adapter-study-schema"
 _NAMES_KEY = b"adapter-study-columns"
+_TYPES = {**ROW, **IMAGE}
 
 
 class Damaged(ValueError):
@@ -118,9 +120,21 @@ def read_table(file: Path, columns: list[str] | None = None, of_store: bool = Tr
             f"{file}: was written with store schema {version}, this version of adapter-study reads "
             f"{SCHEMA_VERSION}; use the version that wrote it"
         )
-    if of_store and not {"id", "attempt"} <= set(names):
-        raise Damaged("it lacks the columns id and attempt")
+    if of_store:
+        _check(table)
     return table
+
+
+def _check(table: pa.Table) -> None:
+    """Raise Damaged if a table has not what every table of a store has, or a column another type than its name's."""
+    import pyarrow as pa
+
+    for name in ("id", "attempt"):
+        if name not in table.column_names or table[name].null_count:
+            raise Damaged(f"it has rows without {name}")
+    for column in table.schema:
+        if pa.types.is_binary(column.type) or str(column.type) != _TYPES.get(column.name, str(column.type)):
+            raise Damaged(f"its column {column.name} is of the type {column.type}")
 
 
 @lru_cache(maxsize=8)

@@ -83,12 +83,13 @@ def damaged(content: bytes, how: str, chance: random.Random) -> bytes:
     if how == "garbage":
         return chance.randbytes(max(16, len(content)))
     changed = bytearray(content)
-    changed[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+    for begin in range(0, len(content), 50):
+        changed[min(begin + chance.randrange(50), len(content) - 1)] ^= 1 << chance.randrange(8)
     return bytes(changed)
 
 
 DAMAGE = ("empty", "torn", "zeroed", "garbage", "flipped")
-"""What `damaged` does; `flipped` is one bit."""
+"""What `damaged` does; `flipped` is a bit in every 50 bytes."""
 
 
 def strike(trial: Trial) -> None:

@@ -1,4 +1,4 @@
-"""Whatever changes a store is killed before each of its file-system calls, one after the other, and is then repeated."""
+"""Whatever changes a store is killed before each of its file-system calls, one after the other, and then repeated."""
 
 import itertools
 import json
