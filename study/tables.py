@@ -129,6 +129,8 @@ def _check(table: pa.Table) -> None:
     """Raise Damaged if a table has not what every table of a store has, or a column another type than its name's."""
     import pyarrow as pa
 
+    if not table.num_rows:
+        raise Damaged("it has no rows")
     for name in ("id", "attempt"):
         if name not in table.column_names or table[name].null_count:
             raise Damaged(f"it has rows without {name}")

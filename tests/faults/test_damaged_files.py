@@ -71,7 +71,7 @@ def own_tables(store: Store, kind: str) -> list[Path]:
     return sorted((store.folder / kind).glob("*.parquet"))
 
 
-HOWS = [how if how in ("torn", "flipped") else pytest.param(how, marks=pytest.mark.slow) for how in DAMAGE]
+HOWS = [how if how == "torn" else pytest.param(how, marks=pytest.mark.slow) for how in DAMAGE]
 
 
 @pytest.mark.parametrize("how", HOWS)
@@ -163,6 +163,7 @@ def test_damaged_merged_pictures_are_left_out_with_a_warning_and_nothing_is_run(
     assert merged.exists()
 
 
+@pytest.mark.slow
 def test_compact_leaves_damaged_files_where_they_are(finished):
     store = Study.load(finished).store
     row, table = own_tables(store, "trials")[0], own_tables(store, "images")[1]
