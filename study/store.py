@@ -21,7 +21,7 @@ from adapters.faults import InputFault
 from study.atomic import TEMPORARY
 from study.canonical import canonical_json
 from study.columns import IMAGE, MEASURED, ROW, SCORES, higher_is_better
-from study.commit import Fill, commit
+from study.commit import Fill, commit, give_back
 from study.damage import left_out, set_aside_before
 from study.executors.records import given_to_slurm
 from study.space import factor_texts
@@ -209,7 +209,8 @@ class Store:
         rows = completed(ROW, table).to_pandas()
         owned = set(zip(rows["id"], rows["attempt"], strict=True))
         ids = set(rows["id"])
-        doomed = [path for path in self.folder.rglob(f"*{TEMPORARY}") if path.exists()]
+        parts = [path for path in self.folder.rglob(f"*{TEMPORARY}") if path.exists()]
+        doomed = [path for path in parts if not give_back(self.folder, path)]
         for kind in ("images", "curves"):
             for file in files_of(self.folder / kind):
                 id, _, attempt = file.stem.partition(".")

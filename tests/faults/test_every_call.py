@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import study.commit
 from study import journal, looks
-from study.atomic import write_folder
+from study.atomic import put_new, write_folder
 from study.claims import Claims
 from study.config import Protocol
 from study.damage import DAMAGED, set_aside
@@ -40,7 +41,7 @@ def weights_are_bytes(monkeypatch):
 
 
 def _save(folder: Path, result: TrialResult, row: dict) -> None:
-    (folder / "adapter.safetensors").write_bytes(bytes([result.trial.seed]) * 100)
+    (folder / "adapter.safetensors").write_bytes(bytes([int(result.scores["clip_i"])]) * 100)
     (folder / "adapter.json").write_text(json.dumps(row["id"]))
 
 
@@ -48,18 +49,18 @@ def trial(seed: int) -> Trial:
     return Trial("b", DESIGN, "subject/rex", seed, Protocol(), backbone_hash="b", task_hash="t")
 
 
-def result(seed: int, status: str = "done") -> TrialResult:
-    """A result all of whose parts say which trial's it is."""
+def result(seed: int, status: str = "done", value: int | None = None) -> TrialResult:
+    """A result all of whose parts have one value, by default the seed."""
     if status == "failed":
         return TrialResult(trial(seed), status, "why")
-    value = float(seed)
+    value = seed if value is None else value
     return TrialResult(
         trial(seed),
         status,
-        scores={"clip_i": value},
-        images=[{"prompt": "p", "prompt_index": 0, "picture_seed": k, "clip_i": value} for k in range(2)],
-        pictures=[np.full((4, 4, 3), seed, np.uint8)] * 2,
-        curves=[{"step": 0, "loss": value}],
+        scores={"clip_i": float(value)},
+        images=[{"prompt": "p", "prompt_index": 0, "picture_seed": k, "clip_i": float(value)} for k in range(2)],
+        pictures=[np.full((4, 4, 3), value, np.uint8)] * 2,
+        curves=[{"step": 0, "loss": float(value)}],
         adapter={"weight": None},
     )
 
@@ -141,6 +142,39 @@ def test_commit_over_what_a_killed_one_left(tmp_path, calls):
     for store, again in each_kill(calls, tmp_path, prepare):
         again()
         assert_clean(store, {1, 2})
+
+
+@pytest.mark.parametrize("overtaken_at", range(5), ids=["pictures", "images", "curves", "adapter", "row"])
+def test_whoever_loses_the_race_for_a_row_and_is_killed_harms_nothing_of_the_winner(tmp_path, calls, overtaken_at):
+    """Two at one trial, as when a node is cut off, taken for dead and then goes on; and then it is killed."""
+
+    def prepare(store):
+        store.commit(result(1), keep="all")
+
+        def lose():
+            places = itertools.count()
+
+            def overtaken(part, path):
+                if next(places) == overtaken_at:
+                    study.commit.put_new = put_new
+                    store.commit(result(2, value=20), keep="all")
+                return put_new(part, path)
+
+            study.commit.put_new = overtaken  # in a process of its own, see `killed_at`
+            store.commit(result(2, value=30), keep="all")
+
+        return lose
+
+    for store, _ in each_kill(calls, tmp_path, prepare):
+        store.commit(result(2, value=40), keep="all")
+        store.gc()
+        (row,) = store.rows().query("seed == 2").to_dict("records")
+        images = store.images().query("id == @row['id']")
+        pictures = np.stack([np.asarray(Image.open(store.folder / file)) for file in images["file"]])
+        (loss,) = store.curves().query("id == @row['id']")["loss"]
+        weights = set((store.adapter(row["id"]) / "adapter.safetensors").read_bytes())
+        assert len(images) == 2 and {*images["clip_i"], *pictures.ravel().tolist(), *weights, loss} == {row["clip_i"]}
+        assert list(store.folder.rglob("*.part")) == []
 
 
 def test_compact(tmp_path, calls):

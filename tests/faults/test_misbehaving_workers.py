@@ -49,7 +49,10 @@ def check_all_done(study: Study, outcome) -> None:
     assert rows["clip_i"].tolist() == [fakes.score(id) for id in rows["id"]]
 
 
-@pytest.mark.parametrize("fault", ["hangs", *(pytest.param(each, marks=pytest.mark.slow) for each in ("hangs in C", "is stopped"))])
+HANGS = ["hangs", *(pytest.param(each, marks=pytest.mark.slow) for each in ("hangs in C", "is stopped"))]
+
+
+@pytest.mark.parametrize("fault", HANGS)
 def test_worker_that_hangs_is_killed_and_its_trial_is_tried_again(study, monkeypatch, fault):
     check_all_done(study, run(study, monkeypatch, fault, 1))
 
