@@ -4,14 +4,14 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from study.study import Study
-from tests.cluster.test_slurm import active, check_once, cluster, environment, servers, slurm, wait_until  # noqa: F401
+from tests.cluster.test_slurm import active, check_once, driver_of, servers, slurm, wait_until
+from tests.cluster.test_slurm import cluster, environment  # noqa: F401, I001
 from tests.faults.injection import INJECTED
 from tests.study import fakes
 
@@ -23,17 +23,7 @@ def study(tmp_path, monkeypatch):
     """A study of 13 faked trials of a second, and the program that drives it on the cluster."""
     monkeypatch.setenv("FAKE_SECONDS", "1")
     file = fakes.study_file(tmp_path, seeds=1, tasks=fakes.SECTIONS["tasks"][:1])
-    script = tmp_path / "drive.py"
-    script.write_text(
-        "from study.executors.slurm import SlurmExecutor\n"
-        "from study.resources import Resources\n"
-        "from study.study import Study\n"
-        "from tests.study import fakes\n"
-        f"loaded = Study.load({str(file)!r})\n"
-        "runner = SlurmExecutor(loaded.store, Resources(parallel=2, time='1h'), command=fakes.COMMAND, every=2)\n"
-        "print(loaded.run(executor=runner, pack=2).counts)\n"
-    )
-    return file, [sys.executable, str(script)]
+    return file, driver_of(file, pack=2)
 
 
 def check(file: Path) -> None:
