@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from study.study import Study
+from tests.cluster import test_slurm
 from tests.cluster.test_slurm import active, check_once, driver_of, servers, slurm, wait_until
-from tests.cluster.test_slurm import cluster, environment  # noqa: F401, I001
 from tests.faults.injection import INJECTED
 from tests.study import fakes
 
+cluster, environment = test_slurm.cluster, test_slurm.environment
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(servers.lacking() is not None, reason=str(servers.lacking()))]
 
 
@@ -39,7 +40,7 @@ def hurry_all() -> None:
         subprocess.run(["scontrol", "update", f"jobid={job}", "starttime=now"], check=False, capture_output=True)
 
 
-def test_daemons_killed_and_started_again_cost_no_row(cluster, environment, study):  # noqa: F811
+def test_daemons_killed_and_started_again_cost_no_row(cluster, environment, study):
     file, command = study
     driver, chance = subprocess.Popen(command, stdout=subprocess.PIPE, text=True), random.Random(12)
     wait_until(lambda: active("RUNNING"))
@@ -74,7 +75,7 @@ def processes_of(node: str) -> list[int]:
     return found
 
 
-def test_node_that_leaves_costs_no_row(cluster, environment, study):  # noqa: F811
+def test_node_that_leaves_costs_no_row(cluster, environment, study):
     file, command = study
     driver = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     wait_until(lambda: slurm("squeue", "-h", "-w", "n1", "-t", "RUNNING", "-o", "%i"))
