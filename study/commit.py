@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from study.atomic import aside, put_new, remove, sync, temporary
+from study.tables import Damaged, fill_table, read_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -120,6 +121,24 @@ def commit(
                 remove(path)
 
 
+def give_back(folder: Path, part: Path) -> bool:
+    """Give a piece under a temporary name its own, if a row says that it is the row's; say whether one did.
+
+    So ends what somebody began who replaced a winner's piece by his own and was killed before he could put it back.
+    """
+    path = part.with_name(part.name.rsplit(".", 2)[0])
+    for row in sorted((folder / "trials").glob(f"{path.name.partition('.')[0]}.*.parquet")):
+        own = (_pieces_of(row) or {}).get(str(path.relative_to(folder)))
+        if own is None or digest(part) != own or (path.exists() and digest(path) == own):
+            continue
+        moved = aside(path)
+        put_new(part, path)
+        if moved is not None:
+            remove(moved)
+        return True
+    return False
+
+
 def digest(path: Path) -> str:
     """Return the SHA-256 of a file, or of a folder's file names and contents."""
     total = hashlib.sha256()
@@ -149,18 +168,14 @@ def _write(path: Path, fill: Fill) -> _Piece:
 
 
 def _fill_row(part: Path, table: pa.Table, pieces: Mapping[str, str]) -> None:
-    import pyarrow.parquet as pq
-
     told = {**(table.schema.metadata or {}), _PIECES_KEY: json.dumps(dict(pieces)).encode()}
-    pq.write_table(table.replace_schema_metadata(told), part)
+    fill_table(part, table.replace_schema_metadata(told))
 
 
 def _pieces_of(row: Path) -> dict[str, str] | None:
-    """Return the digests of a row's pieces; None if there is no row, and none of a row of an earlier version."""
-    import pyarrow.parquet as pq
-
+    """Return the digests of a row's pieces; None if there is no whole row, and none of one of an earlier version."""
     try:
-        metadata = pq.read_schema(row).metadata or {}
-    except FileNotFoundError:
+        metadata = read_table(row).schema.metadata or {}
+    except (FileNotFoundError, Damaged):
         return None
     return dict(json.loads(metadata.get(_PIECES_KEY, b"{}")))

@@ -118,7 +118,8 @@ class Driver:
                 packs += plan.packs(self.config, [trial], earlier, self._folder, together=self.together)
                 continue
             log = str(state.log.relative_to(self.store.folder)) if state.log is not None else ""
-            failed = TrialResult(trial, "failed", f"tried {TRIES} times; {state.reason}", columns={"log": log})
+            status = "out_of_memory" if state.memory else "failed"
+            failed = TrialResult(trial, status, f"tried {TRIES} times; {state.reason}", columns={"log": log})
             self.store.commit(failed, self.config.name, attempts[trial.id])
             Claims(self.store.claims).release(trial.id, attempts[trial.id])
         self._start([replace(pack, asked=asked) for pack in packs])

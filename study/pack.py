@@ -56,6 +56,7 @@ class Worker:
             _reproducible()
         self.saving = Saving.of_environment()
         self.packing = Packing(self.device)
+        self.beat: Callable[[], object] = _silent
         self._backbones: dict[tuple[str, torch.dtype], Backbone] = {}
         self._tasks: dict[str, Task[Any]] = {}
         self._scorers: dict[str, AnyScorer | PredictedNoise] = {}
@@ -65,7 +66,11 @@ class Worker:
         key = json.dumps(name, sort_keys=True), PRECISIONS[precision]
         if key not in self._backbones:
             self._backbones[key] = load(name, self.device, PRECISIONS[precision], self.saving)
+            self._backbones[key].denoiser.register_forward_pre_hook(lambda *_: self._tell())
         return self._backbones[key]
+
+    def _tell(self) -> None:
+        self.beat()  # whoever uses the denoiser: what draws for an hour must not look as if it hung
 
     def scorer(self, name: str | dict[str, Any]) -> AnyScorer | PredictedNoise:
         """Give a scorer by name."""
@@ -82,6 +87,10 @@ class Worker:
         if key not in self._tasks:
             self._tasks[key] = prepare(spec, backbone, protocol, Path(store) / "cache")
         return self._tasks[key]
+
+
+def _silent() -> None:
+    """Tell nothing."""
 
 
 def _reproducible() -> None:
@@ -112,11 +121,13 @@ def run_pack(
 
     Parameters
     ----------
-    progress : called with (trial, step, steps) now and then while a trial trains.
+    progress : called with (trial, step, steps) now and then while a trial trains, and at every step of drawing before
+        (step 0) and after.
     claim : called with a trial when it is about to be trained; those that it refuses are left out.
     """
     ready = []
     for trial in pack.trials:
+        worker.beat = _beat(progress, trial, 0)
         try:
             ready.append(_prepare(trial, pack, worker))
         except Exception as error:
@@ -256,6 +267,7 @@ def _run(part: Sequence[Ready], pack: Pack, worker: Worker, progress: Progress |
             beside = sum(parameter.numel() for parameter in mounted.beside(slot))
             own = {"beside_parameters": beside, "start_change": change}
             result.columns = {**each.size, "scorer_hashes_json": hashes, **own}
+        worker.beat = _silent  # training tells its steps itself
         trained = train(
             mounted.backbone,
             [_slot(each, slot, mounted) for slot, each in enumerate(part)],
@@ -268,6 +280,7 @@ def _run(part: Sequence[Ready], pack: Pack, worker: Worker, progress: Progress |
             _record(result, ended)
         done = [slot for slot, result in enumerate(results) if result.status == "done"]
         if done:
+            worker.beat = _beat(progress, part[done[0]].trial, protocol.steps)
             start = time.perf_counter()
             tasks, seeds = [part[slot].task for slot in done], [part[slot].trial.seed for slot in done]
             judges = {name: scorer for name, scorer in scorers.items() if not isinstance(scorer, PredictedNoise)}
@@ -308,6 +321,11 @@ def _slot(ready: Ready, slot: int, mounted: Mounted) -> Slot:
         mounted.beside(slot),
         ready.task.beside_rate,
     )
+
+
+def _beat(progress: Progress | None, trial: Trial, step: int) -> Callable[[], object]:
+    """Return what tells, before and after a trial's training, that its worker does not hang."""
+    return _silent if progress is None else partial(progress, trial, step, trial.protocol.steps)
 
 
 def _tell(progress: Progress, part: Sequence[Ready], step: int) -> None:

@@ -1,4 +1,4 @@
-"""The section `resources` of a study file: what its jobs on a cluster ask for."""
+"""The section `resources` of a study file: what its jobs on a cluster ask for, and when a worker counts as hanging."""
 
 from __future__ import annotations
 
@@ -71,6 +71,9 @@ class Resources(BaseModel):
         Such as 16G.
     parallel : int
         Jobs that run at once at most.
+    silence : str
+        Time without a step of training or drawing after which a worker on this machine is taken to hang, is killed, and
+        its trial is tried again. Jobs of SLURM have their time limit instead.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -86,6 +89,7 @@ class Resources(BaseModel):
     cpus: int | None = Field(default=None, ge=1, strict=True)
     memory: Annotated[str, Field(pattern=r"^[1-9][0-9]*[KMGT]$")] | None = None
     parallel: int = Field(default=16, ge=1, strict=True)
+    silence: Annotated[str, BeforeValidator(_time)] = "1h"
 
     @property
     def minutes(self) -> int:

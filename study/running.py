@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -12,10 +13,12 @@ from typing import TYPE_CHECKING, Literal
 
 from study import plan, tuning
 from study.backbones.names import fetch
+from study.damage import set_aside
 from study.driver import Driver
 from study.executors.local import LocalExecutor, cores, devices
 from study.outcome import Executor, Outcome
 from study.progress import Bar
+from study.resources import minutes
 from study.store import Known
 from study.trial import Trial
 
@@ -82,7 +85,8 @@ class Running(ABC):
     ) -> Outcome:
         """Train and score the trials that have no row yet; safe to interrupt, run again to go on.
 
-        The trials of the tuning come first; those of the study run under the protocols that these have chosen.
+        The trials of the tuning come first; those of the study run under the protocols that these have chosen. Rows
+        that a disk has damaged are set aside, with a warning, and their trials are run again.
 
         Parameters
         ----------
@@ -114,12 +118,16 @@ class Running(ABC):
             If workers cannot be started.
         """
         self.fetch()
+        for told in set_aside(self.store):
+            warnings.warn(told, stacklevel=2)
         phases = self._phases({None} if only == "missing" else {"failed", "out_of_memory"}, limit)
         first = next(phases, None)
         elsewhere: list[str] = []
         if first is not None:
             with Bar(self.config.primary) as bar:
-                runner: Executor = executor or LocalExecutor(self.store, self._devices(workers))
+                runner: Executor = executor or LocalExecutor(
+                    self.store, self._devices(workers), silence=60 * minutes(self.config.resources.silence)
+                )
                 runner.attach(bar.hear)
                 driver = Driver(self.config, self.store, runner, bar.hear, pack, take_over)
                 try:

@@ -10,8 +10,10 @@ import json
 import math
 import shutil
 import uuid
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +21,8 @@ from adapters.faults import InputFault
 from study.atomic import TEMPORARY
 from study.canonical import canonical_json
 from study.columns import IMAGE, MEASURED, ROW, SCORES, higher_is_better
-from study.commit import Fill, commit
+from study.commit import Fill, commit, give_back
+from study.damage import left_out, set_aside_before
 from study.executors.records import given_to_slurm
 from study.space import factor_texts
 from study.tables import attempts_in, completed, files_of, fill_table, read_tables, table_of, write_table
@@ -27,6 +30,7 @@ from study.trial import FINAL, STATUSES, TrialResult
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 _TABLES = ("trials", "images", "curves")
 
@@ -149,7 +153,7 @@ class Store:
         Raises
         ------
         InputFault
-            If a file is damaged or was written by an unknown version.
+            If a file was written by an unknown version. One that is damaged is left out, with a warning.
         """
         return _one_a_trial(self.attempts())
 
@@ -169,15 +173,16 @@ class Store:
         """Merge the files of each table into one; return how many files were merged.
 
         The merged file is synced before anything is deleted, and readers take each attempt once, so a kill in between
-        loses and doubles nothing.
+        loses and doubles nothing. Damaged files stay as they are, with a warning.
         """
         merged = 0
         for kind in _TABLES:
-            files = files_of(self.folder / kind)
+            files, table, damaged = self._read(kind)
+            _warn(damaged)
             if len(files) < 2:
                 continue
             # A name of its own each time: a merge must never replace the file that it reads.
-            write_table(self.folder / kind / f"merged-{uuid.uuid4().hex}.parquet", read_tables(files))
+            write_table(self.folder / kind / f"merged-{uuid.uuid4().hex}.parquet", table)
             self._compacted.touch()
             for file in files:
                 file.unlink(missing_ok=True)
@@ -189,11 +194,23 @@ class Store:
 
         Not to be called while a study runs on this store: a trial about to be committed has no row yet. Packs that were
         given to SLURM stay, as they may still wait there; the driver, or `cancel`, deletes them.
+
+        Raises
+        ------
+        InputFault
+            If rows are damaged: it is not known then what they own.
         """
-        rows = self.attempts()
+        _, table, damaged = self._read("trials")
+        if damaged:
+            raise InputFault(
+                f"{', '.join(map(str, damaged))}: damaged, so it is not known what belongs to the rows in it; "
+                "`adapter-study run` sets it aside and runs their trials again; use gc after that"
+            )
+        rows = completed(ROW, table).to_pandas()
         owned = set(zip(rows["id"], rows["attempt"], strict=True))
         ids = set(rows["id"])
-        doomed = [path for path in self.folder.rglob(f"*{TEMPORARY}") if path.exists()]
+        parts = [path for path in self.folder.rglob(f"*{TEMPORARY}") if path.exists()]
+        doomed = [path for path in parts if not give_back(self.folder, path)]
         for kind in ("images", "curves"):
             for file in files_of(self.folder / kind):
                 id, _, attempt = file.stem.partition(".")
@@ -202,8 +219,10 @@ class Store:
         for kind in ("pictures", "adapters"):
             parent = self.folder / kind
             doomed += [path for path in parent.iterdir() if path.name not in ids] if parent.is_dir() else []
-        doomed += sorted(file for file in self.packs.glob("*.json") if not given_to_slurm(file))
+        waiting = {file.with_suffix("") for file in self.packs.glob("*.json") if given_to_slurm(file)}
+        doomed += sorted(file for file in self.packs.glob("*.j*") if file.with_suffix("") not in waiting)
         doomed += sorted(self.claims.glob("*.json"))
+        doomed += set_aside_before(self)
         deleted = []
         for path in dict.fromkeys(doomed):
             if path.is_dir():
@@ -232,13 +251,20 @@ class Store:
             shutil.rmtree(self.adapter(id), ignore_errors=True)
 
     def _frame(self, kind: str, columns: Mapping[str, str]) -> pd.DataFrame:
+        _, table, damaged = self._read(kind)
+        _warn(damaged)
+        return completed(columns, table).to_pandas()
+
+    def _read(self, kind: str) -> tuple[list[Path], pa.Table, dict[Path, str]]:
+        """Return the files of a table that can be read, their rows, and why the others cannot."""
         for _ in range(5):
+            damaged: dict[Path, str] = {}
             files = files_of(self.folder / kind)
             try:
-                table = read_tables(files) if files else table_of([], columns)
-                return completed(columns, table).to_pandas()
+                table = read_tables(files, damaged)
             except FileNotFoundError:
-                continue  # compacted by another process since it was listed: look again
+                continue  # compacted or set aside by another process since it was listed: look again
+            return [file for file in files if file not in damaged], table, damaged
         raise InputFault(f"{self.folder / kind} changes faster than it can be read; try again")
 
     def _current(self, frame: pd.DataFrame) -> pd.DataFrame:
@@ -305,6 +331,16 @@ def read_results(path: str | Path, tuning: bool = False) -> pd.DataFrame:
         except (ValueError, OSError) as error:
             raise InputFault(f"{path}: cannot be read as CSV ({error})") from error
     raise InputFault(f"{path}: expected a store, or a file that ends in .parquet or .csv")
+
+
+def _warn(damaged: Mapping[Path, str]) -> None:
+    for file, reason in damaged.items():
+        _warn_once(left_out(file, reason))
+
+
+@cache
+def _warn_once(told: str) -> None:
+    warnings.warn(told, stacklevel=4)
 
 
 def _row(result: TrialResult, study: str, attempt: int) -> dict[str, Any]:

@@ -65,14 +65,19 @@ def shadowed() -> str | None:
 
 
 def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `command` with faults of the input as one message and exit code 2, and Ctrl-C as exit code 130."""
+    """Return `command` with faults of the input as one message and exit code 2, and Ctrl-C as exit code 130.
+
+    Warnings are told in one line each.
+    """
 
     from adapters.faults import InputFault  # not before `shadowed` has looked whose `adapters` this is
+    from study.cli.told import plain_warnings
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:
         try:
-            return command(*args, **kwargs)
+            with plain_warnings():
+                return command(*args, **kwargs)
         except InputFault as fault:
             print(f"adapter-study: {fault}", file=sys.stderr)
             raise typer.Exit(2) from None

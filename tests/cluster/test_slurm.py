@@ -88,6 +88,21 @@ def hurry(job: str) -> None:
     slurm("scontrol", "update", f"jobid={job}", "starttime=now")
 
 
+def driver_of(file: Path, pack: int | None = None) -> list[str]:
+    """The program that drives a study of faked trials on the cluster, beside the study's file."""
+    script = file.with_name("drive.py")
+    script.write_text(
+        "from study.executors.slurm import SlurmExecutor\n"
+        "from study.resources import Resources\n"
+        "from study.study import Study\n"
+        "from tests.study import fakes\n"
+        f"loaded = Study.load({str(file)!r})\n"
+        "runner = SlurmExecutor(loaded.store, Resources(parallel=2, time='1h'), command=fakes.COMMAND, every=2)\n"
+        f"print(loaded.run(executor=runner, pack={pack}).counts)\n"
+    )
+    return [sys.executable, str(script)]
+
+
 def check_once(study: Path, status: str = "done") -> None:
     loaded = Study.load(study)
     attempts = loaded.store.attempts()
@@ -123,18 +138,9 @@ def test_what_slurm_does_to_jobs_costs_no_row_and_doubles_none(environment, tmp_
     """Faked trials of a second: preemption and time limit by signal, a requeue, a cancel, two drivers, both left."""
     monkeypatch.setenv("FAKE_SECONDS", "1")
     file = fakes.study_file(tmp_path, seeds=1, tasks=fakes.SECTIONS["tasks"][:1])
-    script = tmp_path / "drive.py"
-    script.write_text(
-        "from study.executors.slurm import SlurmExecutor\n"
-        "from study.resources import Resources\n"
-        "from study.study import Study\n"
-        "from tests.study import fakes\n"
-        f"loaded = Study.load({str(file)!r})\n"
-        "runner = SlurmExecutor(loaded.store, Resources(parallel=2, time='1h'), command=fakes.COMMAND, every=2)\n"
-        "print(loaded.run(executor=runner).counts)\n"
-    )
+    command = driver_of(file)
     store = Study.load(file).store
-    drivers = [subprocess.Popen([sys.executable, script]) for _ in range(2)]
+    drivers = [subprocess.Popen(command) for _ in range(2)]
     preempted = wait_until(lambda: active("RUNNING"))[0]
     wait_until(lambda: not store.rows().empty)
     subprocess.run(["scancel", "--signal=USR2", preempted], check=False)
@@ -147,7 +153,7 @@ def test_what_slurm_does_to_jobs_costs_no_row_and_doubles_none(environment, tmp_
     other = wait_until(lambda: active("RUNNING"))[0]
     slurm("scontrol", "requeue", other)
     hurry(other)
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=400, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=True)
     assert done.stdout.strip() == "{'done': 13}", done.stderr
     check_once(file)
     # Oracle: the fake runtime's score is a function of the id alone.
