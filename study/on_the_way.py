@@ -84,5 +84,4 @@ class OnTheWay:
         return ended
 
     def _pictures(self, slot: int, pruning: Pruning) -> int:
-        own = self._part[slot].trial.protocol.pictures
-        return min(own, pruning.evidence.rule.pictures or own)
+        return pruning.evidence.rule.drawn(self._part[slot].trial.protocol.pictures)

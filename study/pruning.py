@@ -1,4 +1,4 @@
-"""Pruning: whether a trial ends on its way, which a pruner of Optuna's decides from what earlier trials had scored there.
+"""Pruning: whether a trial ends on its way, which a pruner of Optuna's decides from what earlier trials scored there.
 
 What it decides from is fixed when the trial is planned: the intermediate scores of the designs of earlier generations,
 on the same task with the same seed. Trials that run beside it say nothing, so the decision is the same whatever the
@@ -7,7 +7,7 @@ pack, the executor and the order in which they end. A share of the training step
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,14 +18,16 @@ if TYPE_CHECKING:
     import optuna
 
 Kind = Literal["median", "percentile", "successive_halving", "hyperband"]
-BY_RANK: Collection[str] = ("median", "percentile")
-"""Pruners that compare with a percentile of what complete trials scored; the others promote a share of the trials."""
-
 WHOLE = 100
 """The step of a trial at its end."""
 
-STEPS: dict[str, int] = {"median": 5, "percentile": 5, "successive_halving": 4, "hyperband": 3}
-"""Optuna's defaults: of `startup_trials` for the first two, of `reduction_factor` for the others."""
+DEFAULTS: Mapping[Kind, Mapping[str, int]] = {
+    "median": {"startup_trials": 5},
+    "percentile": {"startup_trials": 5},
+    "successive_halving": {"reduction_factor": 4},
+    "hyperband": {"reduction_factor": 3},
+}
+"""What each pruner takes besides, and Optuna's own values."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Rule:
     startup_trials : int
         Of median and percentile: complete trials that there must be before one is pruned.
     percentile : float
-        Of `percentile`: a trial is pruned when its best score so far is not among the best so many percent.
+        Of percentile: a trial is pruned when its best score so far is not among the best so many percent.
     reduction_factor : int
         Of the others: one trial in so many goes on at each of the shares.
     """
@@ -50,9 +52,9 @@ class Rule:
     kind: Kind
     at: tuple[int, ...]
     pictures: int | None = None
-    startup_trials: int = 5
+    startup_trials: int = 0
     percentile: float = 50.0
-    reduction_factor: int = 4
+    reduction_factor: int = 2
 
     def make(self) -> optuna.pruners.BasePruner:
         """Return Optuna's pruner."""
@@ -66,14 +68,18 @@ class Rule:
             return SuccessiveHalvingPruner(self.at[0], self.reduction_factor)
         return HyperbandPruner(self.at[0], WHOLE, self.reduction_factor)
 
+    def drawn(self, pictures: int) -> int:
+        """Return how many pictures are drawn on the way, of a trial that has so many at its end."""
+        return min(pictures, self.pictures or pictures)
+
     @property
     def wants(self) -> int:
         """How many earlier trials there must be before any can be pruned."""
-        return max(1, self.startup_trials) if self.kind in BY_RANK else 1
+        return max(1, self.startup_trials)
 
     def __str__(self) -> str:
-        """Return it as people say it."""
-        return self.kind.replace("_", " ")
+        """Return it as people say it: median at 25 %, 50 % of the steps."""
+        return f"{self.kind.replace('_', ' ')} at {', '.join(f'{percent} %' for percent in self.at)} of the steps"
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,7 @@ class Past:
     Attributes
     ----------
     state : {"done", "diverged", "pruned"}
+        One whose score cannot be computed at its end counts as diverged.
     value : float or None
         Its score at the end; None unless done.
     scores : tuple of (int, float)
@@ -92,6 +99,11 @@ class Past:
     state: str
     value: float | None = None
     scores: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def pruned(self) -> bool:
+        """Whether it was ended on its way."""
+        return self.state == "pruned"
 
 
 @dataclass(frozen=True)

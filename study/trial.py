@@ -232,7 +232,8 @@ class TrialResult:
     error : str
         The reason, for people; empty when done.
     scores : dict of str to float
-        Of the whole trial, so none of one that was pruned; one that is missing or cannot be computed is left out or NaN.
+        Of the whole trial, so none of one that was pruned; a score that is missing or cannot be computed is left out or
+        NaN.
     columns : dict
         Other columns of the row (`study.store.MEASURED` names them).
     images : list of dict
