@@ -34,7 +34,7 @@ SHIPPED = Path(__file__).parent / "studies"
 
 def _none_yet(value: Any) -> Any:
     if value not in ([], ()):
-        raise ValueError(f"got {value!r}, expected []: a trial is scored on its way by the pruner of a search only")
+        raise ValueError(f"got {value!r}, expected []: a trial is scored at its end only, or for a search's pruner")
     return ()
 
 
