@@ -220,7 +220,7 @@ class Cells:
         if id in self._outcomes:
             value = self._outcomes[id][evidence.score]
             scored = scores(self._scored[id])
-            return Past("diverged", None, scored) if math.isnan(value) else Past("done", value, scored)
+            return Past("done", value, scored) if math.isfinite(value) else Past("diverged", None, scored)
         if (id, pruning.by) in self._pruned:
             return Past("pruned", None, scores(self._pruned[id, pruning.by]))
         return None

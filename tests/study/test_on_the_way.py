@@ -38,10 +38,11 @@ def study(root: Path, name: str) -> Study:
     # float64, where packs agree to rounding that turns no decision; a rate at which scores of designs differ.
     protocol = {"steps": 8, "learning_rate": 0.1, "sampling_steps": 2, "pictures": 3, "prior_pictures": 2, "batch": 1,
                 "precision": "float64"}  # fmt: skip
+    factors = {"input": ["SA_in", "CA_out", "FFN_in"], "output": ["SA_in", "FFN_in"],
+               "activation": ["relu", "silu", "sigmoid"]}  # fmt: skip
     return Study(
-        root, root / name, name="way", backbone="tiny-epsilon-0", factors={"input": ["SA_in", "CA_out", "FFN_in"],
-        "output": ["SA_in", "FFN_in"], "activation": ["relu", "silu", "sigmoid"]}, fixed={"method": "adapter", "width": 2},
-        tasks=[{"name": "rex", "pictures": "rex", "class": "robot"}], strategy=STRATEGY, protocol=protocol,
+        root, root / name, name="way", backbone="tiny-epsilon-0", factors=factors,
+        fixed={"method": "adapter", "width": 2}, tasks=[{"name": "rex", "pictures": "rex", "class": "robot"}], strategy=STRATEGY, protocol=protocol,
         scores={"clip_i": "clip-1"},
     )  # fmt: skip
 
