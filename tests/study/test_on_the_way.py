@@ -42,7 +42,8 @@ def study(root: Path, name: str) -> Study:
                "activation": ["relu", "silu", "sigmoid"]}  # fmt: skip
     return Study(
         root, root / name, name="way", backbone="tiny-epsilon-0", factors=factors,
-        fixed={"method": "adapter", "width": 2}, tasks=[{"name": "rex", "pictures": "rex", "class": "robot"}], strategy=STRATEGY, protocol=protocol,
+        fixed={"method": "adapter", "width": 2}, tasks=[{"name": "rex", "pictures": "rex", "class": "robot"}],
+        strategy=STRATEGY, protocol=protocol,
         scores={"clip_i": "clip-1"},
     )  # fmt: skip
 
