@@ -7,6 +7,7 @@ row's file says which pieces are its own, by their digests, so it does not matte
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -42,21 +43,30 @@ class _Piece:
                 self.olds.append(moved)
 
     def withdraw(self, winner: str | None) -> None:
-        """Leave under its name what is the winner's, if it is at hand, and nothing of one's own."""
-        moved = aside(self.path)
-        for each in (*([moved] if moved is not None else []), *self.olds):
-            if winner is None or digest(each) != winner or not put_new(each, self.path):
-                remove(each)
+        """Leave under its name what is the winner's, if it is at hand, and nothing else.
+
+        Another loser may give the name to his own again before the winner's is put back; then that is moved aside too.
+        """
+        while True:
+            moved = aside(self.path)
+            if moved is not None:
+                self.olds.append(moved)
+            right = next((old for old in reversed(self.olds) if digest(old) == winner), None)
+            if right is None or put_new(right, self.path):
+                return
 
     def put_back(self) -> None:
         """Undo `place`, while no row says whose the name is."""
+        with contextlib.suppress(FileNotFoundError):
+            if digest(self.path) != self.digest:
+                return
         moved = aside(self.path)
-        if moved is not None and (digest(moved) != self.digest or not self.olds):
-            put_new(moved, self.path)
-        elif self.olds:
-            put_new(self.olds[-1], self.path)
-        if moved is not None:
-            remove(moved)
+        if moved is None:
+            return
+        self.olds.append(moved)
+        earlier = self.olds[-2:-1] if digest(moved) == self.digest else [moved]  # it may be another's by now
+        for each in earlier:
+            put_new(each, self.path)
 
 
 def commit(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapters.faults import InputFault
 from adapters.positions import READS, WRITES
+from analysis.declared import BACKBONE, default_interactions
 from study.columns import higher_is_better
 from study.progress import duration
 from study.report_rows import DESIGN, PAIR, analyse, balanced, results, scores, terms
@@ -100,6 +101,7 @@ def content(
         factors=factors,
         blocks=blocks,
         pair=pair,
+        across=BACKBONE if default_interactions(frame, study.config.primary, factors) else "",
         scores=[name for name in shown if name != study.config.primary],
         order=[*READS, *WRITES],
         cautions=study.cautions(),

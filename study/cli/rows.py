@@ -62,6 +62,21 @@ def columns_of(factors: Sequence[str], blocks: Sequence[str]) -> list[str]:
     return [*own, *(column for block in blocks for column in block.split(":"))]
 
 
+def crossed_of(text: str, frame: pd.DataFrame, response: str, factors: Sequence[str]) -> str | list[str]:
+    """Read `--interactions`; "auto" stands for those of each factor with the backbone, if that is a factor.
+
+    Raises
+    ------
+    InputFault
+        If a name is empty.
+    """
+    from analysis.declared import default_interactions
+
+    if text == "auto":
+        return default_interactions(frame, response, factors) or "none"
+    return text if text in ("none", "all") else listed(text, "--interactions")
+
+
 def parents(nested: str) -> dict[str, str]:
     """Read `CHILD:PARENT,…`.
 
