@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from study.executors import records, slurm_jobs
 from study.executors.local import WorkerFault
 from study.process import Judge
 from study.store import Store
-from study.trial import Trial
+from study.trial import FINAL, Trial
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 _LINES = 5
 
 
-def activity(store: Store, trials: Sequence[Trial], rows: pd.DataFrame) -> dict[str, Any]:
-    """Return what goes on with the trials of a plan.
+def activity(
+    store: Store, trials: Sequence[Trial], rows: pd.DataFrame, pruned: Collection[str] = ()
+) -> dict[str, Any]:
+    """Return what goes on with the trials of a plan, of which some were pruned by its own search.
 
     Returns
     -------
@@ -30,7 +32,7 @@ def activity(store: Store, trials: Sequence[Trial], rows: pd.DataFrame) -> dict[
         again. `jobs`: for each pack of a cluster its state, job, trials without a result, log and reason. `failures`:
         for each failed trial its id, what it is, the error, the log's path and the last lines there that speak of it.
     """
-    final = set(rows.loc[rows["status"].isin(("done", "diverged")), "id"]) if len(rows) else set()
+    final = {*rows.loc[rows["status"].isin(FINAL), "id"], *pruned} if len(rows) else set(pruned)
     known = {(id, int(attempt)) for id, attempt in zip(rows["id"], rows["attempt"], strict=True)}
     names = {trial.id: trial for trial in trials}
     states: dict[str, str] = {}
@@ -57,7 +59,7 @@ def activity(store: Store, trials: Sequence[Trial], rows: pd.DataFrame) -> dict[
     return {
         **{state: counts.count(state) for state in ("running", "queued", "lost")},
         "jobs": [job for job in jobs if job["trials"]],
-        "failures": _failures(store, names, rows),
+        "failures": _failures(store, {id: trial for id, trial in names.items() if id not in final}, rows),
     }
 
 

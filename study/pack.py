@@ -27,8 +27,9 @@ from study.backbones.loading import Backbone, load
 from study.backbones.names import OWN, SEGMENTER, WORLD
 from study.conditioning import Conditioned
 from study.config import Protocol
-from study.evaluation import evaluate
+from study.evaluation import judged
 from study.mounting import Mounted, Ready, mount
+from study.on_the_way import OnTheWay
 from study.packing import Packing, free, is_out_of_memory, peak_bytes, reset_peak
 from study.provenance import provenance
 from study.saving import Saving
@@ -37,7 +38,7 @@ from study.tasks.specs import TaskSpec
 from study.tasks.subject import SubjectTask
 from study.tasks.task import Task, prepare
 from study.training import PRECISIONS, RowsOf, Slot, Trained, autocast, joined, row_losses, train, unpacked
-from study.trial import Claim, Pack, Progress, Sink, Trial, TrialResult
+from study.trial import PRUNED, Claim, Pack, Progress, Sink, Trial, TrialResult
 
 log = logging.getLogger(__name__)
 
@@ -268,6 +269,7 @@ def _run(part: Sequence[Ready], pack: Pack, worker: Worker, progress: Progress |
             own = {"beside_parameters": beside, "start_change": change}
             result.columns = {**each.size, "scorer_hashes_json": hashes, **own}
         worker.beat = _silent  # training tells its steps itself
+        on_the_way = OnTheWay(part, mounted, scorers)
         trained = train(
             mounted.backbone,
             [_slot(each, slot, mounted) for slot, each in enumerate(part)],
@@ -275,40 +277,28 @@ def _run(part: Sequence[Ready], pack: Pack, worker: Worker, progress: Progress |
             protocol.precision,
             mounted.rows,
             None if progress is None else lambda step: _tell(progress, part, step),
+            on_the_way.halts,
         )
-        for result, ended in zip(results, trained, strict=True):
+        for slot, (result, ended) in enumerate(zip(results, trained, strict=True)):
             _record(result, ended)
+            result.columns |= on_the_way.columns(slot, ended.ended)
         done = [slot for slot, result in enumerate(results) if result.status == "done"]
         if done:
             worker.beat = _beat(progress, part[done[0]].trial, protocol.steps)
             start = time.perf_counter()
-            tasks, seeds = [part[slot].task for slot in done], [part[slot].trial.seed for slot in done]
-            judges = {name: scorer for name, scorer in scorers.items() if not isinstance(scorer, PredictedNoise)}
-            evaluations = evaluate(mounted.backbone, done, tasks, seeds, protocol, judges, mounted.rows)
-            for slot, evaluation in zip(done, evaluations, strict=True):
-                evaluation.scores |= _noise_difference(part[slot], slot, insertion)
+            evaluations = judged(part, done, mounted, protocol, scorers)
             seconds = (time.perf_counter() - start) / len(done)
             for slot, evaluation in zip(done, evaluations, strict=True):
                 result = results[slot]
                 result.scores, result.images = evaluation.scores, evaluation.images
                 result.pictures = evaluation.pictures
                 result.columns |= evaluation.columns
-                result.columns["eval_seconds"] = seconds
+                result.columns["eval_seconds"] = result.columns.get("eval_seconds", 0.0) + seconds
                 if pack.keep != "none":
                     result.adapter = insertion.state(slot) or None
                     encoder = mounted.encoders[slot]
                     result.encoder = None if encoder is None else encoder.state_dict()
     return results
-
-
-def _noise_difference(ready: Ready, slot: int, insertion: adapters.Insertion) -> dict[str, float]:
-    """Score how much the subject's word changes what a slot predicts of class pictures, if that is asked for."""
-    if ready.class_latents is None or not isinstance(ready.task, SubjectTask):
-        return {}
-    from study.noise_difference import subject_maps
-
-    maps = subject_maps(ready.task, ready.class_latents, ready.trial.protocol.precision, slot, insertion.rows)
-    return {"noise_difference": maps.size}
 
 
 def _slot(ready: Ready, slot: int, mounted: Mounted) -> Slot:
@@ -348,8 +338,12 @@ def _first_predictions(part: Sequence[Ready], rows: RowsOf, backbone: Backbone |
 
 def _record(result: TrialResult, trained: Trained) -> None:
     result.curves = list(trained.curve)
-    result.columns |= {"final_loss": trained.final_loss, "train_seconds": trained.seconds}
-    if trained.diverged:
+    told = {"final_loss": trained.final_loss, "steps_done": trained.steps, "train_seconds": trained.seconds}
+    result.columns |= told
+    if trained.ended:
+        result.status = PRUNED
+        result.error = f"pruned after {trained.steps} of {result.trial.protocol.steps} steps"
+    elif trained.diverged:
         result.status, result.error = "diverged", trained.diverged
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from study.canonical import canonical_json, digest
 from study.config import Protocol, StudyConfig
 from study.executors.local import driver
 from study.space import REFERENCE, text
-from study.trial import STATUSES, Pack, Trial
+from study.trial import PRUNED, STATUSES, Pack, Trial
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -198,6 +198,7 @@ def status(
     factors: Mapping[str, Sequence[str]],
     tune: Sequence[Trial] = (),
     unknown: Sequence[Waiting] = (),
+    pruned: Collection[str] = (),
 ) -> dict[str, Any]:
     """Return how far a plan is.
 
@@ -209,16 +210,19 @@ def status(
         The trials that decide the tuning.
     unknown : sequence of Waiting
         The trials whose protocol is not known yet; they count as planned and missing.
+    pruned : collection of str
+        The ids of the trials that the plan's own search has pruned.
 
     Returns
     -------
     dict
-        study; planned, done, diverged, failed, out_of_memory, missing (trials of the study's designs); by_factor
-        (the same for each level of each factor, and each task and seed); reference (the same for the untuned
+        study; planned, done, diverged, pruned, failed, out_of_memory, missing (trials of the study's designs);
+        by_factor (the same for each level of each factor, and each task and seed); reference (the same for the untuned
         backbone); tune (the same for the tuning); waiting (trials of the study's designs that wait for tuning); next
         (the first missing trial, and what it tunes if it does; its id is None if it waits for tuning; or None).
     """
     found = dict(zip(rows["id"], rows["status"], strict=True)) if len(rows) else {}
+    found |= dict.fromkeys(pruned, PRUNED)
     own: list[Trial | Waiting] = [*(trial for trial in planned if trial.role == "study"), *unknown]
 
     def count(some: Iterable[Trial | Waiting]) -> dict[str, int]:

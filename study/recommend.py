@@ -21,6 +21,7 @@ from study.columns import SCORES, higher_is_better
 from study.plan import address
 from study.report_rows import results, terms
 from study.strategies.search import ADAPTIVE
+from study.trial import PRUNED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +39,8 @@ def recommend(study: Study, error: str = AUTO) -> Recommendation | RecommendedAc
 
     Of a study with results on several backbones, one for all or, where an interaction with the backbone is shown, one
     for each (:func:`analysis.recommend_across`). Diverged trials, and those that did not fit into memory, are failures
-    of their designs. Trials that failed for another reason, or have no primary score, are left out and told.
+    of their designs. Trials that failed for another reason, were pruned, or have no primary score, are left out and
+    told.
 
     Raises
     ------
@@ -131,8 +133,10 @@ def _trials(study: Study) -> tuple[pd.DataFrame, list[str]]:
     # Of a trial among those trained together; it tells designs of one study apart, and is no speed of a method.
     used["seconds"] = used["pack_seconds"] / used["pack_size"].fillna(1)
     status = study.status()
-    left = status["planned"] - len(used)
-    told = [f"{left} of {status['planned']} planned trials: they have no result yet."] if left else []
+    planned, pruned = status["planned"], status[PRUNED]
+    told = [f"{pruned} of {planned} planned trials: they were pruned on their way."] if pruned else []
+    if left := planned - pruned - len(used):
+        told.append(f"{left} of {planned} planned trials: they have no result yet.")
     if (used["plan"] == ADAPTIVE).any():
         told.append(
             "the recommended design anew: trials were planned because of earlier scores, so the means of designs that "

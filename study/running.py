@@ -20,7 +20,7 @@ from study.outcome import Executor, Outcome
 from study.progress import Bar
 from study.resources import minutes
 from study.store import Known
-from study.trial import Trial
+from study.trial import PRUNED, Trial
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -153,7 +153,9 @@ class Running(ABC):
         left = limit
         while left is None or left > 0:
             known, rows = Known.of(self.store), self.store.rows()
-            open_of = partial(_open, states=states, known=known, tried=tried)
+            found = self.found(rows)
+            over = tried | set(found.pruned if found is not None else ())
+            open_of = partial(_open, states=states, known=known, over=over)
             choices = self.choices(rows)
             wanted, later = open_of(tuning.trials(self.config, choices)), 0
             if wanted:
@@ -161,7 +163,7 @@ class Running(ABC):
                 later += len(self.waiting(choices)) if None in states else 0
             else:
                 wanted = open_of(self._planned(choices, rows))
-            if None in states and (found := self.found(rows)) is not None:
+            if None in states and found is not None:
                 later += found.left
             wanted = wanted[:left]
             if not wanted:
@@ -184,10 +186,11 @@ class Running(ABC):
         choices = self.choices(rows)
         planned, unknown = self._planned(choices, rows), self.waiting(choices)
         tune = tuning.trials(self.config, choices)
-        known = rows.set_index("id")
+        known, found = rows.set_index("id"), self.found(rows)
         states = {trial.id: known["status"].get(trial.id, "missing") for trial in (*tune, *planned)}
+        states |= dict.fromkeys(found.pruned if found is not None else (), PRUNED)
         counts = Counter(states[trial.id] for trial in planned)
-        later = len(unknown) + (found.left if (found := self.found(rows)) is not None else 0)
+        later = len(unknown) + (found.left if found is not None else 0)
         if later:
             counts["missing"] += later
         failed = [
@@ -205,6 +208,6 @@ class Running(ABC):
         )
 
 
-def _open(trials: Sequence[Trial], states: set[str | None], known: Known, tried: set[str]) -> list[Trial]:
-    """Return the trials whose status is one of some and that were not tried yet."""
-    return [trial for trial in trials if trial.id not in tried and known.status.get(trial.id) in states]
+def _open(trials: Sequence[Trial], states: set[str | None], known: Known, over: set[str]) -> list[Trial]:
+    """Return the trials whose status is one of some and that are not over with."""
+    return [trial for trial in trials if trial.id not in over and known.status.get(trial.id) in states]

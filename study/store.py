@@ -26,7 +26,7 @@ from study.damage import left_out, set_aside_before
 from study.executors.records import given_to_slurm
 from study.space import factor_texts
 from study.tables import attempts_in, completed, files_of, fill_table, read_tables, table_of, write_table
-from study.trial import FINAL, STATUSES, TrialResult
+from study.trial import FINAL, PRUNED, STATUSES, TrialResult
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -143,7 +143,7 @@ class Store:
         return self.folder / "compacted"
 
     def rows(self) -> pd.DataFrame:
-        """Return one row a trial: the final one first, then the lowest attempt.
+        """Return one row a trial: the final one first, then the lowest attempt. Pruned trials are left out.
 
         Returns
         -------
@@ -156,6 +156,11 @@ class Store:
             If a file was written by an unknown version. One that is damaged is left out, with a warning.
         """
         return _one_a_trial(self.attempts())
+
+    def pruned(self) -> pd.DataFrame:
+        """Return the rows of trials that a search pruned, a row each time; who does not ask finds them unfinished."""
+        frame = self.attempts()
+        return frame[frame["status"] == PRUNED].reset_index(drop=True)
 
     def attempts(self) -> pd.DataFrame:
         """Return the rows of every attempt, superseded ones included."""
@@ -373,6 +378,7 @@ def _row(result: TrialResult, study: str, attempt: int) -> dict[str, Any]:
 
 
 def _one_a_trial(frame: pd.DataFrame) -> pd.DataFrame:
+    frame = frame[frame["status"] != PRUNED]
     order = frame.assign(_late=~frame["status"].isin(FINAL)).sort_values(["_late", "attempt"], kind="stable")
     return order.drop_duplicates("id").drop(columns="_late").sort_index().reset_index(drop=True)
 

@@ -12,7 +12,7 @@ from study import config, plan, tuning
 from study.activity import activity
 from study.running import Running
 from study.store import Store
-from study.strategies.search import searches
+from study.strategies.search import ADAPTIVE, searches
 from study.tasks.specs import unknown_class
 from study.trial import ROLES, Trial
 
@@ -178,6 +178,16 @@ class Study(Running):
         # As this study plans them: another one may have run them first.
         return own.assign(plan=own["id"].map(wanted).astype(rows["plan"].dtype))
 
+    def pruned(self) -> pd.DataFrame:
+        """Return the rows of the trials that this plan's search has pruned; columns as those of `results`."""
+        found = self.found()
+        if found is None or not found.pruned:
+            return self.store.rows()[:0]
+        by = {trial.id: trial.pruning.by for trial in found.trials if trial.id in found.pruned and trial.pruning}
+        rows = self.store.pruned()
+        own = rows[rows["id"].map(by) == rows["pruned_by"]].drop_duplicates("id").reset_index(drop=True)
+        return own.assign(plan=ADAPTIVE)
+
     def tuned(self) -> pd.DataFrame:
         """Return how the protocols were tuned, as far as the store says.
 
@@ -213,10 +223,11 @@ class Study(Running):
         rows = self.store.rows()
         choices = self.choices(rows)
         planned, unknown = self._planned(choices, rows), self.waiting(choices)
-        told = plan.status(self.config.name, planned, rows, levels, tuning.trials(self.config, choices), unknown)
-        told |= activity(self.store, [*tuning.trials(self.config, choices), *planned], rows)
-        told["impossible"] = tuning.impossible(self.config, choices)
         strategy, found = self.config.space.strategy, self.found(rows)
+        tune, pruned = tuning.trials(self.config, choices), found.pruned if found is not None else ()
+        told = plan.status(self.config.name, planned, rows, levels, tune, unknown, pruned)
+        told |= activity(self.store, [*tune, *planned], rows, pruned)
+        told["impossible"] = tuning.impossible(self.config, choices)
         return {**told, "search": found.state(strategy.trials)} if searches(strategy) and found else told
 
     def warnings(self) -> list[str]:

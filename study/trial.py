@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from adapters.faults import InputFault
 from study.canonical import digest
 from study.config import Protocol
+from study.pruning import Evidence, Pruning
 from study.strategies.search import FIXED
 
 if TYPE_CHECKING:
@@ -27,7 +29,10 @@ TRIAL_VERSION = 1
 FINAL = ("done", "diverged")
 """Statuses that are results; a trial that has one is never run again."""
 
-STATUSES = (*FINAL, "failed", "out_of_memory")
+PRUNED = "pruned"
+"""Status of a trial that a search ended on its way: a result to that search, and to all others an unfinished trial."""
+
+STATUSES = (*FINAL, PRUNED, "failed", "out_of_memory")
 ROLES = ("study", "reference", "tune")
 
 
@@ -48,6 +53,8 @@ class Trial:
         The keys of the protocol that a `tune` trial tries. Not part of the identity.
     plan : {"fixed", "adaptive"}
         Whether it was planned before any score was known, or because of scores. Not part of the identity.
+    pruning : Pruning or None
+        How it may be ended on its way. Not part of the identity: a trial that is not ended is the same trial.
     backbone_hash, task_hash : str
         Content hashes: of the weights and configurations; of the pictures, prompts and class word.
     """
@@ -60,6 +67,7 @@ class Trial:
     role: str = "study"
     tunes: tuple[str, ...] = field(default=(), kw_only=True)
     plan: str = field(default=FIXED, kw_only=True)
+    pruning: Pruning | None = field(default=None, kw_only=True)
     backbone_hash: str = field(default="", kw_only=True)
     task_hash: str = field(default="", kw_only=True)
 
@@ -85,9 +93,9 @@ class Trial:
             }
         )
 
-    def planned(self, how: str) -> Trial:
-        """Return the trial with another `plan`."""
-        return replace(self, plan=how)
+    def planned(self, how: str, pruning: Pruning | None = None) -> Trial:
+        """Return the trial with another `plan`, and as it may be pruned."""
+        return replace(self, plan=how, pruning=pruning)
 
     def label(self) -> str:
         """Return one short line for people: what is trained, what is tried, on which task, with which seed."""
@@ -101,7 +109,8 @@ class Trial:
         return f"{' '.join(words)} · {self.task} · seed {self.seed}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the trial as JSON values."""
+        """Return the trial as JSON values; of the evidence that may prune it, which many share, the digest."""
+        pruning = self.pruning
         return {
             "backbone": self.backbone,
             "backbone_hash": self.backbone_hash,
@@ -113,12 +122,19 @@ class Trial:
             "role": self.role,
             "tunes": list(self.tunes),
             "plan": self.plan,
+            "pruning": pruning and {"evidence": pruning.evidence.digest, "place": pruning.place},
         }
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Trial:
-        """Return the trial that `to_json` wrote."""
-        return cls(**{**data, "protocol": Protocol(**data["protocol"]), "tunes": tuple(data["tunes"])})
+    def from_json(cls, data: dict[str, Any], evidence: Mapping[str, Evidence] = MappingProxyType({})) -> Trial:
+        """Return the trial that `to_json` wrote, given evidence by its digest."""
+        told = data["pruning"]
+        own = {
+            "protocol": Protocol(**data["protocol"]),
+            "tunes": tuple(data["tunes"]),
+            "pruning": told and Pruning(evidence[told["evidence"]], told["place"]),
+        }
+        return cls(**{**data, **own})
 
 
 def design_words(design: Mapping[str, Any], keys: Collection[str] | None = None) -> str:
@@ -176,8 +192,10 @@ class Pack:
 
     def to_json(self) -> str:
         """Return the pack as one JSON document."""
+        evidence = {trial.pruning.evidence.digest: trial.pruning.evidence for trial in self.trials if trial.pruning}
         return json.dumps(
             {
+                "evidence": {name: each.to_json() for name, each in evidence.items()},
                 "trials": [trial.to_json() for trial in self.trials],
                 "backbone": self.backbone,
                 "tasks": {name: spec.to_json() for name, spec in self.tasks.items()},
@@ -198,7 +216,8 @@ class Pack:
         from study.tasks.specs import TaskSpec
 
         data = json.loads(text)
-        data["trials"] = tuple(Trial.from_json(trial) for trial in data["trials"])
+        evidence = {name: Evidence.from_json(each) for name, each in data.pop("evidence").items()}
+        data["trials"] = tuple(Trial.from_json(trial, evidence) for trial in data["trials"])
         data["tasks"] = {name: TaskSpec.from_json(spec) for name, spec in data["tasks"].items()}
         return cls(**data)
 
@@ -209,11 +228,12 @@ class TrialResult:
 
     Attributes
     ----------
-    status : {"done", "diverged", "failed", "out_of_memory"}
+    status : {"done", "diverged", "pruned", "failed", "out_of_memory"}
     error : str
         The reason, for people; empty when done.
     scores : dict of str to float
-        Of the whole trial; one that is missing or cannot be computed is left out or NaN.
+        Of the whole trial, so none of one that was pruned; a score that is missing or cannot be computed is left out or
+        NaN.
     columns : dict
         Other columns of the row (`study.store.MEASURED` names them).
     images : list of dict

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,9 +41,13 @@ def rows(
         If the results cannot be read, a condition is wrong, a response is text, rows that differ in role, backbone or
         protocol are not told apart, or rows were planned because of scores and no condition says that they are meant.
     """
-    from study.store import read_results
+    from study.store import Store, read_results
 
-    frame = select(with_protocol(read_results(results, tuning)), list(where))
+    every = read_results(results, tuning)
+    if results.is_dir() and not tuning and (lost := set(Store(results).pruned()["id"]) - set(every["id"])):
+        told = "trial that was pruned on its way is" if len(lost) == 1 else "trials that were pruned on their way are"
+        print(f"{len(lost)} {told} left out", file=sys.stderr)
+    frame = select(with_protocol(every), list(where))
     check_comparable(frame, list(columns))
     if not any(condition.startswith(f"{_PLAN}=") for condition in where):
         check_planned(frame)

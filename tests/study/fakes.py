@@ -97,7 +97,8 @@ def runtime(device: str | None) -> Runtime:
     """A runtime whose trials take FAKE_SECONDS each.
 
     A design with the activation FAKE_DEADLY kills its worker. FAKE_RATES, a JSON object, names the best learning rate
-    of each method; with it, a trial diverges at rates ten times as high and more.
+    of each method; with it, a trial diverges at rates ten times as high and more. On its way a trial has its score less
+    what is left of the way.
     """
     pause, deadly = float(os.environ.get("FAKE_SECONDS", "0")), os.environ.get("FAKE_DEADLY")
     rates = json.loads(os.environ.get("FAKE_RATES", "{}"))
@@ -120,12 +121,24 @@ def runtime(device: str | None) -> Runtime:
                     sink(TrialResult(trial, "diverged", "the loss is nan at step 2", columns={"pack_seconds": pause}))
                     continue
                 value = score_at(rate, best)
+            columns = {"pack_seconds": pause, "device": "cpu"}
+            if trial.pruning is not None:
+                found = {}
+                for percent in trial.pruning.steps(trial.protocol.steps).values():
+                    found[percent] = value - 1 + percent / 100
+                    columns |= {"intermediate_json": json.dumps({"score": "clip_i", "pictures": 1, "values": found})}
+                    if trial.pruning.prunes(found):
+                        columns["pruned_by"] = trial.pruning.by
+                        break
+            if "pruned_by" in columns:
+                sink(TrialResult(trial, "pruned", "pruned on its way", columns=columns))
+                continue
             sink(
                 TrialResult(
                     trial,
                     "done",
                     scores={"clip_i": value},
-                    columns={"pack_seconds": pause, "device": "cpu"},
+                    columns=columns,
                     images=[
                         {"prompt": "a dog", "prompt_index": 0, "picture_seed": seed, "clip_i": value} for seed in (7, 8)
                     ],
