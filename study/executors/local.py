@@ -113,6 +113,12 @@ def tail(log: Path) -> list[str]:
     return []
 
 
+def end_of(who: str, code: int, log: Path) -> str:
+    """Say how a process ended, with the end of its log."""
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    return f"{who} {how}; the end of its log {log}: {' | '.join(tail(log)) or '(empty)'}"
+
+
 @dataclass
 class LocalExecutor:
     """Worker processes on this machine.
@@ -273,10 +279,7 @@ class LocalExecutor:
 
     def _bury(self, hand: _Hand) -> None:
         self._hands.remove(hand)
-        code = _reap(hand.process)
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        end = " | ".join(tail(hand.log))
-        reason = f"the worker {how}; the end of its log {hand.log}: {end or '(empty)'}"
+        reason = end_of("the worker", _reap(hand.process), hand.log)
         if hand.pack is not None:
             self._free(hand)
             self._states[hand.pack] = State("lost", hand.log, reason)
