@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 from collections.abc import Mapping
@@ -80,9 +81,10 @@ def command(
         print(f"warning: {warning}", file=sys.stderr)
     signal.signal(signal.SIGTERM, interrupt)
     try:
-        outcome = loaded.run(
-            only=only, limit=limit, workers=workers, pack=together, executor=runner, take_over=take_over
-        )
+        with contextlib.redirect_stdout(sys.stderr):  # Ray prints what happens to its nodes
+            outcome = loaded.run(
+                only=only, limit=limit, workers=workers, pack=together, executor=runner, take_over=take_over
+            )
     except WorkerFault as fault:
         print(f"adapter-study: {fault}", file=sys.stderr)
         raise typer.Exit(1) from None

@@ -109,12 +109,8 @@ class RayExecutor:
         self.listen = listen
 
     def running(self) -> dict[str, Pack]:
-        """Return nothing, as tasks end with the driver that submitted them; tidy up after those that are dead."""
-        judge = Judge()
-        for handle, _, record in records.read(self.store):
-            if record.executor == "ray" and judge.alive(record.owner) is False:
-                free(self.store, handle)
-                records.delete(self.store, handle)
+        """Return nothing, as tasks end with the driver that submitted them; tidy up after drivers that are dead."""
+        self._tidy()
         return {}
 
     def submit(self, packs: Iterable[Pack]) -> list[str]:
@@ -171,9 +167,17 @@ class RayExecutor:
     def close(self) -> None:
         """End every task and forget every pack; leave the cluster, or end it if it is this process's own."""
         self.cancel([*self._queue, *self._tasks])
+        self._tidy()
         if self._connected:
             self._ray.shutdown()
             self._connected = False
+
+    def _tidy(self) -> None:
+        judge = Judge()
+        for handle, _, record in records.read(self.store):
+            if record.executor == "ray" and judge.alive(record.owner) is False:
+                free(self.store, handle)
+                records.delete(self.store, handle)
 
     def _start(self, handle: str) -> Any:
         settings = {name: os.environ[name] for name in SETTINGS if name in os.environ}
