@@ -147,8 +147,8 @@ def connect(address: str | None, cpus: int) -> bool:
         told = " ".join(str(error).split())[:600]
         where = f"no Ray cluster can be reached at {address}" if address else "no Ray cluster can be started here"
         raise InputFault(
-            f"{where} ({type(error).__name__}: {told}); expected auto, HOST:PORT or ray://HOST:PORT of one with the same "
-            "versions of Python and Ray"
+            f"{where} ({type(error).__name__}: {told}); expected auto, HOST:PORT or ray://HOST:PORT of one with "
+            "the same versions of Python and Ray"
         ) from error
     return True
 
