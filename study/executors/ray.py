@@ -166,7 +166,7 @@ class RayExecutor:
 
     def close(self) -> None:
         """End every task and forget every pack; leave the cluster, or end it if it is this process's own."""
-        self.cancel([*self._queue, *self._tasks])
+        self.cancel(list(self._read))
         self._tidy()
         if self._connected:
             self._ray.shutdown()
