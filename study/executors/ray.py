@@ -162,6 +162,8 @@ class RayExecutor:
             if task is not None:
                 with contextlib.suppress(self._ray.exceptions.RayError, ConnectionError):
                     self._ray.cancel(task, force=True)
+        for handle in doomed:
+            free(self.store, handle)  # Ray leaves workers no time to do so
             self._forget(handle)
 
     def close(self) -> None:
