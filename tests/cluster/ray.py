@@ -3,7 +3,7 @@
 As a program: `python tests/cluster/ray.py FOLDER start` prints what to export, `… stop` ends it.
 """
 
-import importlib.util
+import importlib.metadata
 import os
 import secrets
 import signal
@@ -22,7 +22,9 @@ _STORE = 80 * 2**20
 
 def lacking() -> str | None:
     """Say in a sentence why there can be no cluster here; None if there can."""
-    if importlib.util.find_spec("ray") is None:
+    try:
+        importlib.metadata.version("ray")
+    except importlib.metadata.PackageNotFoundError:
         return "Ray is not installed: pip install -c constraints.txt -e '.[ray]'"
     return None
 

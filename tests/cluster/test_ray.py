@@ -93,8 +93,7 @@ def test_study_on_micro_unet_ends_whole_though_it_was_cancelled_its_driver_kille
     command = ["run", file, "--executor", "ray", "--pack", "1"]
     driver = adapter_study(*command)
     wait_until(lambda: nodes_at_work(store) or driver.poll() is not None)
-    told = adapter_study("cancel", file).communicate()[0]
-    assert "on Ray cancelled" in told
+    assert "on Ray cancelled" in adapter_study("cancel", file).communicate()[0]
     _, said = driver.communicate(timeout=60)
     assert driver.returncode == 130 and "ended by `adapter-study cancel`" in said
     assert list(store.packs.iterdir()) == []
