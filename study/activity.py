@@ -29,8 +29,9 @@ def activity(
     dict
         `running`, `queued`, `lost`: numbers of trials that have no result yet: those that a process is at, or whose job
         runs; those that wait for one; those whose job or process ended without their row, which the next `run` tries
-        again. `jobs`: for each pack of a cluster its state, job, trials without a result, log and reason. `failures`:
-        for each failed trial its id, what it is, the error, the log's path and the last lines there that speak of it.
+        again. `jobs`: for each pack of a cluster its state, job (of Ray the pack's handle), trials without a result,
+        log and reason. `failures`: for each failed trial its id, what it is, the error, the log's path and the last
+        lines there that speak of it.
     """
     final = {*rows.loc[rows["status"].isin(FINAL), "id"], *pruned} if len(rows) else set(pruned)
     known = {(id, int(attempt)) for id, attempt in zip(rows["id"], rows["attempt"], strict=True)}
@@ -46,7 +47,7 @@ def activity(
     for (id, attempt), holder in Claims(store.claims).all().items():
         if holder is not None:
             note(id, attempt, "lost" if judge.alive(holder) is False else "running")
-    jobs = _jobs(store)
+    jobs = [*_jobs(store), *_tasks(store, judge)]
     for job in jobs:
         for id, attempt in job["attempts"].items():
             note(id, attempt, job["state"])
@@ -88,6 +89,26 @@ def _jobs(store: Store) -> list[dict[str, Any]]:
                 "job": job.id if job is not None else None,
                 "log": str(log) if log is not None and log.exists() else None,
                 "reason": reason,
+                "attempts": dict(pack.attempts),
+            }
+        )
+    return told
+
+
+def _tasks(store: Store, judge: Judge) -> list[dict[str, Any]]:
+    told = []
+    for handle, pack, record in records.read(store):
+        if record.executor != "ray":
+            continue
+        log = store.logs / "ray" / f"{handle}.err"
+        state = "running" if log.exists() else "queued"
+        gone = judge.alive(record.owner) is False
+        told.append(
+            {
+                "state": "lost" if gone else state,
+                "job": handle[:12],
+                "log": str(log) if log.exists() else None,
+                "reason": "its driver has ended" if gone else "",
                 "attempts": dict(pack.attempts),
             }
         )

@@ -104,8 +104,10 @@ class Driver:
             holder = claims.holder(trial.id, attempt)
             if state.name == "done" or (holder is not None and judge.alive(holder) is not False):
                 self._others[trial.id] = trial, attempt
-            else:
-                lost.append(trial)
+                continue
+            if holder is not None:
+                claims.free(holder)
+            lost.append(trial)
         count = len(pack.trials)
         self._again(lost, pack.attempts, state, pack.asked or min(count, pack.together or count))
 
@@ -141,6 +143,8 @@ class Driver:
             elif (alive := judge.alive(holder)) is None and not self.take_over:
                 self._left[id] = trial, holder
             elif not alive:
+                if alive is False:
+                    claims.free(holder)  # a worker may not be able to tell
                 free.append((trial, attempt))
             else:
                 continue

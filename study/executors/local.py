@@ -146,6 +146,16 @@ def tail(log: Path) -> list[str]:
     return []
 
 
+def how_ended(code: int) -> str:
+    """Say how a process ended."""
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+
+def end_of(log: Path) -> str:
+    """Say what a log ends with, and where it is."""
+    return f"the end of its log {log}: {' | '.join(tail(log)) or '(empty)'}"
+
+
 @dataclass
 class LocalExecutor:
     """Worker processes on this machine.
@@ -326,9 +336,9 @@ class LocalExecutor:
     def _bury(self, hand: _Hand) -> None:
         self._hands.remove(hand)
         code = _reap(hand.process)
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         before, now = hand.killed_for_memory, killed_for_memory()
         memory = code == -signal.SIGKILL and not hand.hangs and before is not None and now is not None and now > before
+        how = how_ended(code)
         if hand.hangs:
             how = (
                 f"told nothing for {duration(self.silence)} and was killed (`resources: {{silence: 2h}}` in the study "
@@ -336,8 +346,7 @@ class LocalExecutor:
             )
         elif memory:
             how += ", as Linux does when the machine's memory runs out, and it says that it did"
-        end = " | ".join(tail(hand.log))
-        reason = f"the worker {how}; the end of its log {hand.log}: {end or '(empty)'}"
+        reason = f"the worker {how}; {end_of(hand.log)}"
         if hand.pack is not None:
             self._free(hand)
             self._states[hand.pack] = State("lost", hand.log, reason, memory)

@@ -10,34 +10,21 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
-import yaml
 
 from study.study import Study
+from tests.cluster.tiny import ROOT, TRIALS, adapter_study, check_once, study_file, wait_until
 from tests.study import fakes
 
-ROOT = Path(__file__).resolve().parents[2]
 _spec = importlib.util.spec_from_file_location("cluster_of_two", Path(__file__).with_name("slurm.py"))
 servers = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(servers)
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(servers.lacking() is not None, reason=str(servers.lacking()))]
 
-STUDY = {
-    "name": "tiny",
-    "backbone": "micro-unet",
-    "factors": {"input": ["CA_out", "FFN_in"], "output": ["FFN_in", "Trans_out"]},
-    "fixed": {"method": "adapter", "width": 2},
-    "tasks": ["subject/robot"],
-    "protocol": {"steps": 3, "batch": 1, "prior_pictures": 1, "sampling_steps": 2, "pictures": 1},
-    "scores": {"clip_i": "micro-clip"},
-    "resources": {"partition": "main", "time": "1h", "parallel": 2, "cpus": 1},
-}
-TRIALS = 5
-"""Four valid pairs and the untuned backbone."""
+RESOURCES = {"partition": "main", "time": "1h", "parallel": 2, "cpus": 1}
 
 
 @pytest.fixture(scope="module")
@@ -61,25 +48,12 @@ def environment(cluster, monkeypatch):
     wait_until(lambda: not active("RUNNING", "PENDING", "COMPLETING"))
 
 
-def adapter_study(*words: object) -> subprocess.Popen:
-    command = [sys.executable, "-m", "study.cli.main", *map(str, words)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
-
-
 def slurm(*words: str) -> list[str]:
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
 
 
 def active(*states: str) -> list[str]:
     return slurm("squeue", "-h", "-r", "-o", "%i", "-t", ",".join(states))
-
-
-def wait_until(condition, seconds: float = 240):
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.2)
-    return found
 
 
 def hurry(job: str) -> None:
@@ -103,18 +77,8 @@ def driver_of(file: Path, pack: int | None = None) -> list[str]:
     return [sys.executable, str(script)]
 
 
-def check_once(study: Path, status: str = "done") -> None:
-    loaded = Study.load(study)
-    attempts = loaded.store.attempts()
-    assert sorted(attempts["id"]) == sorted(trial.id for trial in loaded.trials)
-    assert set(attempts["status"]) == {status} and set(attempts["attempt"]) == {1}
-    assert list(loaded.store.packs.iterdir()) == []
-    assert all((loaded.store.folder / log).is_file() for log in attempts["log"])
-
-
 def test_study_on_micro_unet_ends_whole_though_jobs_and_driver_were_killed(environment, tmp_path):
-    file = tmp_path / "tiny.yaml"
-    file.write_text(yaml.safe_dump({**STUDY, "store": str(tmp_path / "store")}, sort_keys=False))
+    file = study_file(tmp_path, resources=RESOURCES)
     store = Study.load(file).store
     command = ["run", file, "--executor", "slurm", "--pack", "1"]
     driver = adapter_study(*command)

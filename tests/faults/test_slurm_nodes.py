@@ -11,7 +11,8 @@ import pytest
 
 from study.study import Study
 from tests.cluster import test_slurm
-from tests.cluster.test_slurm import active, check_once, driver_of, servers, slurm, wait_until
+from tests.cluster.test_slurm import active, driver_of, servers, slurm
+from tests.cluster.tiny import check_once, wait_until
 from tests.faults.injection import INJECTED
 from tests.study import fakes
 
