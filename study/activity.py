@@ -11,7 +11,7 @@ from study.executors import records, slurm_jobs
 from study.executors.local import WorkerFault
 from study.process import Judge
 from study.store import Store
-from study.trial import Trial
+from study.trial import FINAL, Trial
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,14 +30,15 @@ def activity(store: Store, trials: Sequence[Trial], rows: pd.DataFrame) -> dict[
         again. `jobs`: for each pack of a cluster its state, job, trials without a result, log and reason. `failures`:
         for each failed trial its id, what it is, the error, the log's path and the last lines there that speak of it.
     """
-    final = set(rows.loc[rows["status"].isin(("done", "diverged")), "id"]) if len(rows) else set()
-    known = {(id, int(attempt)) for id, attempt in zip(rows["id"], rows["attempt"], strict=True)}
+    lists = (rows[name].tolist() for name in ("id", "status", "attempt"))
+    known = {id: (status in FINAL, attempt) for id, status, attempt in zip(*lists, strict=True)}
     names = {trial.id: trial for trial in trials}
     states: dict[str, str] = {}
     judge = Judge()
 
     def note(id: str, attempt: int, state: str) -> None:
-        if id in names and id not in final and (id, attempt) not in known:
+        final, last = known.get(id, (False, 0))
+        if id in names and not final and attempt != last:
             order = ("lost", "queued", "running")
             states[id] = max(state, states.get(id, "lost"), key=order.index)
 

@@ -16,7 +16,7 @@ from study.driver import Driver
 from study.executors.local import LocalExecutor, cores, devices
 from study.outcome import Executor, Outcome
 from study.progress import Bar
-from study.store import Known
+from study.store import Known, one_a_trial
 from study.trial import Trial
 
 if TYPE_CHECKING:
@@ -39,6 +39,11 @@ class Running(ABC):
     config: StudyConfig
     store: Store
 
+    @property
+    def deciding(self) -> tuple[str, ...]:
+        """The columns of the rows that decide what is to run, and that say how that went."""
+        return ("error", "log", *self.config.scores)
+
     @abstractmethod
     def choices(self, rows: pd.DataFrame | None = None) -> list[tuning.Choice]:
         """Return what the store decides for each backbone and group that is tuned."""
@@ -52,7 +57,7 @@ class Running(ABC):
         """Return what else is planned: the trials that wait for tuning."""
 
     @abstractmethod
-    def _planned(self, choices: Sequence[tuning.Choice], rows: pd.DataFrame) -> list[Trial]:
+    def _planned(self, choices: Sequence[tuning.Choice], rows: pd.DataFrame | None) -> list[Trial]:
         """Return the trials that do not wait for tuning, as far as the rows have led."""
 
     @abstractmethod
@@ -144,7 +149,8 @@ class Running(ABC):
         tried: set[str] = set()
         left = limit
         while left is None or left > 0:
-            known, rows = Known.of(self.store), self.store.rows()
+            attempts = self.store.attempts(self.deciding)
+            known, rows = Known.of(attempts), one_a_trial(attempts)
             open_of = partial(_open, states=states, known=known, tried=tried)
             choices = self.choices(rows)
             wanted, later = open_of(tuning.trials(self.config, choices)), 0
@@ -172,18 +178,19 @@ class Running(ABC):
         return found * workers
 
     def _outcome(self) -> Outcome:
-        rows = self.store.rows()
+        rows = self.store.rows(self.deciding)
         choices = self.choices(rows)
         planned, unknown = self._planned(choices, rows), self.waiting(choices)
         tune = tuning.trials(self.config, choices)
-        known = rows.set_index("id")
-        states = {trial.id: known["status"].get(trial.id, "missing") for trial in (*tune, *planned)}
+        known = dict(zip(rows["id"].tolist(), rows["status"].tolist(), strict=True))
+        errors = dict(zip(rows["id"].tolist(), rows["error"].tolist(), strict=True))
+        states = {trial.id: known.get(trial.id, "missing") for trial in (*tune, *planned)}
         counts = Counter(states[trial.id] for trial in planned)
         later = len(unknown) + (found.left if (found := self.found(rows)) is not None else 0)
         if later:
             counts["missing"] += later
         failed = [
-            (trial, str(known["error"][trial.id]))
+            (trial, str(errors[trial.id]))
             for trial in (*tune, *planned)
             if states[trial.id] in ("failed", "out_of_memory")
         ]

@@ -10,7 +10,7 @@ import json
 import math
 import shutil
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _TABLES = ("trials", "images", "curves")
+KEYS = ("id", "attempt", "status")
+"""Columns that decide which attempt of a trial counts."""
 
 
 @dataclass(frozen=True)
@@ -131,15 +133,24 @@ class Store:
         if not self._compacted.exists():  # to look for merged files takes long in a folder of many others
             return False
         id, _, attempt = file.stem.partition(".")
-        merged = sorted((self.folder / "trials").glob("merged-*.parquet"))
-        return any((id, int(attempt)) in attempts_in(each) for each in merged)
+        while True:
+            merged = sorted((self.folder / "trials").glob("merged-*.parquet"))
+            try:
+                return any((id, int(attempt)) in attempts_in(each) for each in merged)
+            except FileNotFoundError:
+                continue  # merged with others since it was listed: look again
 
     @property
     def _compacted(self) -> Path:
         return self.folder / "compacted"
 
-    def rows(self) -> pd.DataFrame:
+    def rows(self, columns: Collection[str] | None = None) -> pd.DataFrame:
         """Return one row a trial: the final one first, then the lowest attempt.
+
+        Parameters
+        ----------
+        columns : collection of str, optional
+            Of `study.columns.ROW`: read these only, and those of `KEYS`, which is faster.
 
         Returns
         -------
@@ -151,11 +162,12 @@ class Store:
         InputFault
             If a file is damaged or was written by an unknown version.
         """
-        return _one_a_trial(self.attempts())
+        return one_a_trial(self.attempts(columns))
 
-    def attempts(self) -> pd.DataFrame:
+    def attempts(self, columns: Collection[str] | None = None) -> pd.DataFrame:
         """Return the rows of every attempt, superseded ones included."""
-        return self._frame("trials", ROW)
+        wanted = ROW if columns is None else {name: ROW[name] for name in dict.fromkeys([*KEYS, *columns])}
+        return self._frame("trials", wanted, columns is not None)
 
     def images(self) -> pd.DataFrame:
         """Return a row a generated picture, of the attempts that `rows` returns."""
@@ -231,11 +243,11 @@ class Store:
         for id in set(kept["id"]) - best:
             shutil.rmtree(self.adapter(id), ignore_errors=True)
 
-    def _frame(self, kind: str, columns: Mapping[str, str]) -> pd.DataFrame:
+    def _frame(self, kind: str, columns: Mapping[str, str], only: bool = False) -> pd.DataFrame:
         for _ in range(5):
             files = files_of(self.folder / kind)
             try:
-                table = read_tables(files) if files else table_of([], columns)
+                table = read_tables(files, columns if only else None) if files else table_of([], columns)
                 return completed(columns, table).to_pandas()
             except FileNotFoundError:
                 continue  # compacted by another process since it was listed: look again
@@ -253,13 +265,13 @@ class Known:
     attempts: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, store: Store) -> Known:
-        """Read the rows of a store once."""
-        frame = store.attempts()
-        rows = _one_a_trial(frame)
+    def of(cls, attempts: pd.DataFrame) -> Known:
+        """Take it from the attempts that a store has."""
+        rows = one_a_trial(attempts)
+        last = attempts.groupby("id")["attempt"].max()
         return cls(
-            dict(zip(rows["id"], rows["status"], strict=True)),
-            {str(id): int(last) for id, last in frame.groupby("id")["attempt"].max().items()},
+            dict(zip(rows["id"].tolist(), rows["status"].tolist(), strict=True)),
+            dict(zip(last.index.tolist(), last.tolist(), strict=True)),
         )
 
 
@@ -336,9 +348,13 @@ def _row(result: TrialResult, study: str, attempt: int) -> dict[str, Any]:
     }
 
 
-def _one_a_trial(frame: pd.DataFrame) -> pd.DataFrame:
-    order = frame.assign(_late=~frame["status"].isin(FINAL)).sort_values(["_late", "attempt"], kind="stable")
-    return order.drop_duplicates("id").drop(columns="_late").sort_index().reset_index(drop=True)
+def one_a_trial(attempts: pd.DataFrame) -> pd.DataFrame:
+    """Return the attempts that count, one a trial: the final one first, then the lowest."""
+    if attempts["id"].is_unique:
+        return attempts
+    order = attempts[["id", "attempt"]].assign(late=~attempts["status"].isin(FINAL))
+    order = order.sort_values(["late", "attempt"], kind="stable").drop_duplicates("id")
+    return attempts.loc[order.index.sort_values()].reset_index(drop=True)
 
 
 def _save_pictures(folder: Path, files: list[str], pictures: Iterable[Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,50 +41,71 @@ def files_of(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.parquet"), key=lambda file: (not file.name.startswith("merged-"), file.name))
 
 
-def read_tables(files: Iterable[Path]) -> pa.Table:
-    """Return the rows of tables, each attempt of each trial from the first file that has it."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def read_tables(files: Iterable[Path], columns: Collection[str] | None = None) -> pa.Table:
+    """Return the rows of tables, each attempt of each trial from the first file that has it.
 
-    tables = []
-    seen: set[tuple[str, int]] = set()
-    for file in files:
-        try:
-            with pq.ParquetFile(file) as opened:
-                table = opened.read()
-        except FileNotFoundError:
-            raise
-        except (pa.ArrowException, OSError) as error:
-            reason = str(error).splitlines()[0]
-            told = f"{file}: cannot be read as parquet ({reason}); delete it, or give another file"
-            raise InputFault(told) from error
-        version = (table.schema.metadata or {}).get(_VERSION_KEY, str(SCHEMA_VERSION).encode()).decode()
-        if version != str(SCHEMA_VERSION):
-            raise InputFault(
-                f"{file}: was written with store schema {version}, this version of adapter-study reads "
-                f"{SCHEMA_VERSION}; use the version that wrote it"
-            )
-        if {"id", "attempt"} <= set(table.column_names):
-            pairs = list(zip(table["id"].to_pylist(), table["attempt"].to_pylist(), strict=True))
-            fresh = [pair not in seen for pair in pairs]
-            seen.update(pairs)
-            if not all(fresh):
-                table = table.filter(pa.array(fresh))
-        tables.append(table)
+    Parameters
+    ----------
+    columns : collection of str, optional
+        Read only these, of those that are there.
+    """
+    import pyarrow as pa
+
+    tables = [_read(file, columns) for file in files]
     joined = pa.concat_tables(tables, promote_options="permissive")
+    if len(tables) > 1:
+        joined = joined.combine_chunks()
+        if {"id", "attempt"} <= set(joined.column_names):
+            joined = _from_the_first(joined, [len(table) for table in tables])
     return joined.replace_schema_metadata({_VERSION_KEY: str(SCHEMA_VERSION).encode()})
 
 
-@lru_cache(maxsize=8)
-def attempts_in(file: Path) -> frozenset[tuple[str, int]]:
-    """Return the attempts in a merged file."""
+def _read(file: Path, columns: Collection[str] | None) -> pa.Table:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(file) as opened:
-            table = opened.read(columns=["id", "attempt"])
-    except FileNotFoundError:  # merged with others since it was listed: the row is in the new file
-        return frozenset()
+            table = opened.read(columns=None if columns is None else list(columns))
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        told = f"{file}: cannot be read as parquet ({reason}); delete it, or give another file"
+        raise InputFault(told) from error
+    version = (table.schema.metadata or {}).get(_VERSION_KEY, str(SCHEMA_VERSION).encode()).decode()
+    if version != str(SCHEMA_VERSION):
+        raise InputFault(
+            f"{file}: was written with store schema {version}, this version of adapter-study reads "
+            f"{SCHEMA_VERSION}; use the version that wrote it"
+        )
+    return table
+
+
+def _from_the_first(joined: pa.Table, lengths: list[int]) -> pa.Table:
+    """Return the rows of files one after another, without those of attempts that an earlier file has."""
+    import numpy as np
+    import pyarrow as pa
+
+    keys = joined.select(["id", "attempt"]).to_pandas()
+    keys["file"] = np.repeat(np.arange(len(lengths)), lengths)
+    fresh = keys["file"] == keys.groupby(["id", "attempt"], dropna=False)["file"].transform("min")
+    return joined if fresh.all() else joined.filter(pa.array(fresh))
+
+
+@lru_cache(maxsize=8)
+def attempts_in(file: Path) -> frozenset[tuple[str, int]]:
+    """Return the attempts in a merged file.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it was merged with others since it was listed: its rows are in a new file.
+    """
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(file) as opened:
+        table = opened.read(columns=["id", "attempt"])
     return frozenset(zip(table["id"].to_pylist(), table["attempt"].to_pylist(), strict=True))
 
 

@@ -69,7 +69,7 @@ def test_final_attempt_wins_then_the_lowest(store):
     store.commit(result(0, "diverged"), attempt=3)
     store.commit(result(0, "done"), attempt=4)
     assert store.rows()["status"].tolist() == ["diverged"]
-    known = Known.of(store)
+    known = Known.of(store.attempts())
     assert known.status == {trial().id: "diverged"} and known.attempts == {trial().id: 4}
 
 
