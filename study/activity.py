@@ -95,8 +95,9 @@ def _jobs(store: Store) -> list[dict[str, Any]]:
 
 def _failures(store: Store, names: dict[str, Trial], rows: pd.DataFrame) -> list[dict[str, Any]]:
     told = []
-    failed = rows[rows["status"].isin(("failed", "out_of_memory")) & rows["id"].isin(names)]
-    for row in failed.to_dict("records"):
+    for row in rows[~rows["status"].isin(FINAL)].to_dict("records"):
+        if row["id"] not in names:
+            continue
         label, log = names[row["id"]].label(), row.get("log")
         path = store.folder / log if isinstance(log, str) and log else None
         there = path is not None and path.resolve().is_relative_to(store.logs.resolve()) and path.is_file()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapters.faults import InputFault
-from study.atomic import TEMPORARY
+from study.atomic import TEMPORARY, look_anew
 from study.canonical import canonical_json
 from study.columns import IMAGE, MEASURED, ROW, SCORES, higher_is_better
 from study.commit import Fill, commit
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _TABLES = ("trials", "images", "curves")
+LOOSE = 1000
+"""Files of rows that are merged by the driver of a run."""
+
 KEYS = ("id", "attempt", "status")
 """Columns that decide which attempt of a trial counts."""
 
@@ -177,24 +180,43 @@ class Store:
         """Return a row a recorded training step, of the attempts that `rows` returns."""
         return self._current(self._frame("curves", {"id": "string", "attempt": "int64"}))
 
-    def compact(self) -> int:
+    def compact(self, tables: Iterable[str] = _TABLES, least: int = 2) -> int:
         """Merge the files of each table into one; return how many files were merged.
 
         The merged file is synced before anything is deleted, and readers take each attempt once, so a kill in between
-        loses and doubles nothing.
+        loses and doubles nothing, and neither does another process that merges the same.
+
+        Parameters
+        ----------
+        tables : iterable of {"trials", "images", "curves"}
+        least : int
+            Leave a table alone that has fewer files.
         """
         merged = 0
-        for kind in _TABLES:
+        for kind in tables:
             files = files_of(self.folder / kind)
-            if len(files) < 2:
+            if len(files) < least:
                 continue
+            try:
+                table = read_tables(files)
+            except FileNotFoundError:
+                continue  # another process merges them
             # A name of its own each time: a merge must never replace the file that it reads.
-            write_table(self.folder / kind / f"merged-{uuid.uuid4().hex}.parquet", read_tables(files))
+            write_table(self.folder / kind / f"merged-{uuid.uuid4().hex}.parquet", table)
             self._compacted.touch()
             for file in files:
                 file.unlink(missing_ok=True)
             merged += len(files)
         return merged
+
+    def tidy(self) -> None:
+        """Merge rows once there are so many files of them that to read these would take long."""
+        self.compact(("trials",), LOOSE)
+
+    def look_anew(self) -> None:
+        """Make a network file system ask its server which rows there are."""
+        look_anew(self.folder)
+        look_anew(self.folder / "trials")
 
     def gc(self) -> list[str]:
         """Delete what no row owns: packs, claims, temporary files, tables and folders of killed runs; return the paths.

@@ -133,7 +133,7 @@ class LocalExecutor:
     listen: Callable[[dict[str, Any]], None] = lambda event: None
     command: Sequence[str] = WORKER
     _states: dict[str, State] = field(default_factory=dict, init=False)
-    _queue: deque[str] = field(default_factory=deque, init=False)
+    _queue: deque[tuple[str, Pack]] = field(default_factory=deque, init=False)
     _hands: list[_Hand] = field(default_factory=list, init=False)
     _heard: queue.Queue[tuple[_Hand, dict[str, Any] | None]] = field(default_factory=queue.Queue, init=False)
     _stillborn: int = field(default=0, init=False)
@@ -153,15 +153,11 @@ class LocalExecutor:
         return {}
 
     def submit(self, packs: Iterable[Pack]) -> list[str]:
-        """Write packs as JSON files and queue them; return a handle for each."""
-        handles = []
-        for pack in packs:
-            handle = uuid.uuid4().hex
-            records.write(self.store, handle, pack, Record("local", Process.of(os.getpid())))
-            self._states[handle] = State("queued")
-            self._queue.append(handle)
-            handles.append(handle)
-        return handles
+        """Queue packs, which become JSON files when a worker is given them; return a handle for each."""
+        queued = [(uuid.uuid4().hex, pack) for pack in packs]
+        self._states.update((handle, State("queued")) for handle, _ in queued)
+        self._queue.extend(queued)
+        return [handle for handle, _ in queued]
 
     def poll(self, seconds: float = 0.5) -> dict[str, State]:
         """Feed idle workers, wait up to `seconds` for news, and return the state of every pack.
@@ -188,7 +184,7 @@ class LocalExecutor:
     def cancel(self, handles: Iterable[str]) -> None:
         """Forget packs; a worker that runs one of them is ended, and what it had not committed is not run."""
         doomed = set(handles)
-        self._queue = deque(handle for handle in self._queue if handle not in doomed)
+        self._queue = deque((handle, pack) for handle, pack in self._queue if handle not in doomed)
         for hand in [hand for hand in self._hands if hand.pack in doomed]:
             self._end(hand)
         for handle in doomed:
@@ -205,7 +201,7 @@ class LocalExecutor:
         idle = [hand for hand in self._hands if hand.ready and hand.pack is None]
         for hand in idle:
             if self._queue:
-                self._give(hand, self._queue.popleft())
+                self._give(hand, *self._queue.popleft())
         # A worker is started for a device only while there is a pack left for it.
         coming = sum(not hand.ready for hand in self._hands)
         for device in self._idle():
@@ -247,8 +243,9 @@ class LocalExecutor:
                     self._heard.put((hand, json.loads(line)))
         self._heard.put((hand, None))
 
-    def _give(self, hand: _Hand, handle: str) -> None:
+    def _give(self, hand: _Hand, handle: str, pack: Pack) -> None:
         assert hand.process.stdin is not None
+        records.write(self.store, handle, pack, Record("local", Process.of(os.getpid())))
         hand.pack = handle
         self._states[handle] = State("running", hand.log)
         with contextlib.suppress(BrokenPipeError):  # it died idle; its end of file is about to be heard
