@@ -2,9 +2,9 @@
 
     python -m benchmarks.scale [--scales 5] [--tasks 100] [--seeds 10] [--loose 10000] [--missing 10] [--rounds 5]
 
-A study of 20 position pairs × scales, on folders of five photographs (noise, 512 pixels wide), is declared on micro-unet,
-and its rows are written as a run writes them, without training: 10 trials have none yet. Three stores are looked at:
-`compacted`, as `adapter-study compact` leaves it; `loose`, where the last 10,000 rows are a file each; `empty`.
+A study of 20 position pairs × scales, on folders of five photographs (noise, 512 pixels wide), is declared on
+micro-unet, and its rows are written as a run writes them, without training: 10 trials have none yet. Three stores are
+looked at: `compacted`, as `adapter-study compact` leaves it; `loose`, where the last 10,000 rows are a file each; `empty`.
 
 Every number comes from a fresh process, one after another, in several rounds. Prints one JSON document of medians; each
 entry has the wall-clock seconds, the seconds of CPU time (the same on a machine with nothing else to do, less where
@@ -143,10 +143,7 @@ def inside(part: str, file: str, store: str) -> dict[str, float]:
     """Measure what needs no command, in this process."""
     loaded = Study.load(file, store) if part == "results" else None
     start, used = time.perf_counter(), time.process_time()
-    if loaded is None:
-        found = len({trial.id for trial in Study.load(file, store).trials})
-    else:
-        found = len(loaded.results())
+    found = len({trial.id for trial in Study.load(file, store).trials} if loaded is None else loaded.results())
     seconds, used = time.perf_counter() - start, time.process_time() - used
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"found": found, "wall": seconds, "cpu": used, "peak_mb": peak}

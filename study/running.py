@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -16,6 +16,7 @@ from study.driver import Driver
 from study.executors.local import LocalExecutor, cores, devices
 from study.outcome import Executor, Outcome
 from study.progress import Bar
+from study.space import REFERENCE, check_levels, has_levels
 from study.store import Known, one_a_trial
 from study.trial import Trial
 
@@ -84,6 +85,7 @@ class Running(ABC):
         pack: int | None = None,
         executor: Executor | None = None,
         take_over: bool = False,
+        design: Mapping[str, str] | None = None,
     ) -> Outcome:
         """Train and score the trials that have no row yet; safe to interrupt, run again to go on.
 
@@ -105,6 +107,8 @@ class Running(ABC):
             Where packs run; this machine by default.
         take_over : bool
             Run trials too that are held by a process of which it cannot be told from here whether it still runs.
+        design : mapping of str to str, optional
+            Run only designs with these levels, written as the results have them, and what tunes them.
 
         Returns
         -------
@@ -114,12 +118,14 @@ class Running(ABC):
         Raises
         ------
         InputFault
-            If a backbone cannot be had.
+            If a backbone cannot be had, or no design has these levels.
         WorkerFault
             If workers cannot be started.
         """
+        check_levels([*self.config.space.designs, REFERENCE], design or {})
         self.fetch()
-        phases = self._phases({None} if only == "missing" else {"failed", "out_of_memory"}, limit)
+        states: set[str | None] = {None} if only == "missing" else {"failed", "out_of_memory"}
+        phases = self._phases(states, limit, design or {})
         first = next(phases, None)
         elsewhere: list[str] = []
         if first is not None:
@@ -140,11 +146,13 @@ class Running(ABC):
         self._write_found()
         return replace(self._outcome(), elsewhere=elsewhere)
 
-    def _phases(self, states: set[str | None], limit: int | None) -> Iterator[tuple[list[Trial], int, dict[str, int]]]:
+    def _phases(
+        self, states: set[str | None], limit: int | None, levels: Mapping[str, str]
+    ) -> Iterator[tuple[list[Trial], int, dict[str, int]]]:
         """Yield what is to run, how much will follow and the attempts there are: the tuning, then what it has chosen.
 
         The next is looked up only when it is asked for, so what was yielded before has run by then. A search yields a
-        generation at a time.
+        generation at a time. With `levels` only what is of designs that have them, and what tunes these.
         """
         tried: set[str] = set()
         left = limit
@@ -153,13 +161,16 @@ class Running(ABC):
             known, rows = Known.of(attempts), one_a_trial(attempts)
             open_of = partial(_open, states=states, known=known, tried=tried)
             choices = self.choices(rows)
-            wanted, later = open_of(tuning.trials(self.config, choices)), 0
+            own = [choice for choice in choices if any(has_levels(each, levels) for each in choice.group.designs)]
+            wanted, later = open_of(tuning.trials(self.config, own)), 0
+            planned = [trial for trial in self._planned(choices, rows) if has_levels(trial.design, levels)]
             if wanted:
-                later = len(open_of(self._planned(choices, rows)))
-                later += len(self.waiting(choices)) if None in states else 0
+                later = len(open_of(planned))
+                waiting = self.waiting(choices) if None in states else []
+                later += sum(has_levels(cell.design, levels) for cell in waiting)
             else:
-                wanted = open_of(self._planned(choices, rows))
-            if None in states and (found := self.found(rows)) is not None:
+                wanted = open_of(planned)
+            if None in states and not levels and (found := self.found(rows)) is not None:
                 later += found.left
             wanted = wanted[:left]
             if not wanted:
