@@ -4,7 +4,8 @@
 
 A study of 20 position pairs × scales, on folders of five photographs (noise, 512 pixels wide), is declared on
 micro-unet, and its rows are written as a run writes them, without training: 10 trials have none yet. Three stores are
-looked at: `compacted`, as `adapter-study compact` leaves it; `loose`, where the last 10,000 rows are a file each; `empty`.
+looked at: `compacted`, as `adapter-study compact` leaves it; `loose`, where the last 10,000 rows are a file each; and
+`empty`.
 
 Every number comes from a fresh process, one after another, in several rounds. Prints one JSON document of medians; each
 entry has the wall-clock seconds, the seconds of CPU time (the same on a machine with nothing else to do, less where

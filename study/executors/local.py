@@ -36,6 +36,7 @@ MEMORY = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_thres
 """Settings of glibc's memory for workers: what one step has freed is kept for the next. Given back to the system and
 asked for anew it costs a page fault every 4 KB, a tenth to a sixth of the time on the CPU. Other systems ignore it."""
 
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 _TAIL = 5
 
 
@@ -103,6 +104,18 @@ def environment(threads: int, log: str) -> dict[str, str]:
     told.setdefault("TOKENIZERS_PARALLELISM", "false")
     told.setdefault("GLIBC_TUNABLES", MEMORY)
     return told
+
+
+def only_visible(device: str) -> tuple[str, dict[str, str]]:
+    """Return what a worker is to call its device, and the environment in which it sees no other GPU.
+
+    What the user lets this process see of the GPUs, by numbers or names, is what they are counted in.
+    """
+    kind, _, index = device.partition(":")
+    if kind != "cuda":
+        return device, {}
+    visible = os.environ.get(VISIBLE)
+    return kind, {VISIBLE: index if visible is None else visible.split(",")[int(index)].strip()}
 
 
 def tail(log: Path) -> list[str]:
@@ -220,15 +233,17 @@ class LocalExecutor:
         self._started += 1
         self.store.logs.mkdir(parents=True, exist_ok=True)
         log = self.store.logs / f"worker-{os.getpid()}-{self._started}.log"
+        name, visible = only_visible(device)
+        told_to = environment(max(1, cores() // len(self.devices)), str(log.relative_to(self.store.folder)))
         with log.open("a") as told:
             process = subprocess.Popen(
-                [*self.command, str(self.store.folder), "--device", device],
+                [*self.command, str(self.store.folder), "--device", name],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=told,
                 text=True,
                 encoding="utf-8",
-                env=environment(max(1, cores() // len(self.devices)), str(log.relative_to(self.store.folder))),
+                env={**told_to, **visible},
                 start_new_session=True,  # Ctrl-C is for the driver, which ends its workers itself
             )
         hand = _Hand(device, process, Process.of(process.pid), log)

@@ -97,12 +97,25 @@ def runtime(device: str | None) -> Runtime:
     """A runtime whose trials take FAKE_SECONDS each.
 
     A design with the activation FAKE_DEADLY kills its worker. FAKE_RATES, a JSON object, names the best learning rate
-    of each method; with it, a trial diverges at rates ten times as high and more.
+    of each method; with it, a trial diverges at rates ten times as high and more. Into the folder FAKE_SPANS goes a file
+    a pack, of which process ran it, on what and when; the first begins when FAKE_WORKERS workers are there.
     """
     pause, deadly = float(os.environ.get("FAKE_SECONDS", "0")), os.environ.get("FAKE_DEADLY")
     rates = json.loads(os.environ.get("FAKE_RATES", "{}"))
 
     def run(pack: Pack, sink: Sink, progress: Progress, claim: Claim) -> None:
+        if (spans := os.environ.get("FAKE_SPANS")) is None:
+            return train(pack, sink, progress, claim)
+        (Path(spans) / f"{os.getpid()}.here").touch()
+        while len(list(Path(spans).glob("*.here"))) < int(os.environ["FAKE_WORKERS"]):
+            time.sleep(0.01)
+        span = {"pid": os.getpid(), "device": device, "visible": os.environ.get("CUDA_VISIBLE_DEVICES")}
+        span |= {"trials": len(pack.trials), "begin": time.monotonic()}
+        train(pack, sink, progress, claim)
+        text = json.dumps({**span, "end": time.monotonic()})
+        (Path(spans) / f"{pack.trials[0].id}.json").write_text(text)
+
+    def train(pack: Pack, sink: Sink, progress: Progress, claim: Claim) -> None:
         for trial in pack.trials:
             if not claim(trial):
                 continue
