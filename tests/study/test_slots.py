@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ALL = (fakes.PLANNED + fakes.REFERENCES) // 2
 
 
-def run(root: Path, monkeypatch, devices: list[str], workers: int) -> tuple[list[dict], Study]:
+def run(root: Path, monkeypatch, devices: list[str], workers: int) -> list[dict]:
     """Run a study on a machine that has these devices; return what its workers tell of each pack."""
     spans = root / "spans"
     spans.mkdir()
@@ -28,7 +28,7 @@ def run(root: Path, monkeypatch, devices: list[str], workers: int) -> tuple[list
     loaded = Study.load(fakes.study_file(root, seeds=1))
     runner = LocalExecutor(loaded.store, loaded._devices(workers), command=fakes.COMMAND)
     assert loaded.run(executor=runner).counts == {"done": ALL}
-    return [json.loads(file.read_text()) for file in spans.glob("*.json")], loaded
+    return [json.loads(file.read_text()) for file in spans.glob("*.json")]
 
 
 def overlaps(spans: list[dict]) -> bool:
@@ -45,7 +45,7 @@ def test_packs_are_spread_evenly_over_gpus_and_never_two_are_on_one(own, seen, t
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     else:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", own)
-    spans, _ = run(tmp_path, monkeypatch, ["cuda:0", "cuda:1"], workers=1)
+    spans = run(tmp_path, monkeypatch, ["cuda:0", "cuda:1"], workers=1)
     by_gpu = defaultdict(list)
     for span in spans:
         by_gpu[span["visible"]].append(span)
@@ -60,7 +60,7 @@ def test_packs_are_spread_evenly_over_gpus_and_never_two_are_on_one(own, seen, t
 @pytest.mark.parametrize("devices", [["cuda:0", "cuda:1"], ["cpu"]])
 def test_several_workers_a_device_are_as_many_on_each_with_one_pack_each(devices, tmp_path, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    spans, _ = run(tmp_path, monkeypatch, devices, workers=2)
+    spans = run(tmp_path, monkeypatch, devices, workers=2)
     by_worker = defaultdict(list)
     for span in spans:
         by_worker[span["pid"]].append(span)
