@@ -179,7 +179,7 @@ class Study(Running):
         plans = [wanted.get(id) for id in rows["id"].tolist()]
         own = [how is not None for how in plans]
         # As this study plans them: another one may have run them first.
-        return rows[own].assign(plan=[how for how in plans if how is not None]).reset_index(drop=True)
+        return rows.loc[own].assign(plan=[how for how in plans if how is not None]).reset_index(drop=True)
 
     def tuned(self) -> pd.DataFrame:
         """Return how the protocols were tuned, as far as the store says.

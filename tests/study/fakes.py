@@ -98,9 +98,10 @@ def score_at(rate: float, best: float) -> float:
 def runtime(device: str | None) -> Runtime:
     """A runtime whose trials take FAKE_SECONDS each.
 
-    A design with the activation FAKE_DEADLY kills its worker, one with FAKE_FAILING fails. FAKE_RATES, a JSON object, names the best learning rate
-    of each method; with it, a trial diverges at rates ten times as high and more. Into the folder FAKE_SPANS goes a file
-    a pack, of which process ran it, on what and when; the first begins when FAKE_WORKERS workers are there.
+    A design with the activation FAKE_DEADLY kills its worker, one with FAKE_FAILING fails. FAKE_RATES, a JSON object,
+    names the best learning rate of each method; with it, a trial diverges at rates ten times as high and more. Into the
+    folder FAKE_SPANS goes a file a pack, of which process ran it, on what and when; the first begins when FAKE_WORKERS
+    workers are there.
     """
     pause, deadly = float(os.environ.get("FAKE_SECONDS", "0")), os.environ.get("FAKE_DEADLY")
     rates = json.loads(os.environ.get("FAKE_RATES", "{}"))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from study.executors.local import LocalExecutor
 from study.store import Store
 from study.study import Study
 from tests.study import fakes
@@ -145,7 +146,6 @@ def test_only_that_says_nothing_of_this_study_is_refused(words, told, tmp_path):
 
 
 def test_status_shows_how_a_trial_failed_with_its_log(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
     monkeypatch.setenv("FAKE_FAILING", "silu")
     loaded = Study.load(fakes.study_file(tmp_path, seeds=1))
     loaded.run(executor=LocalExecutor(loaded.store, ["cpu"], command=fakes.COMMAND))
@@ -155,7 +155,7 @@ def test_status_shows_how_a_trial_failed_with_its_log(tmp_path, monkeypatch):
     for failure in failures:
         label = by_id[failure["id"]].label()
         assert failure["error"] == "no luck" and Path(failure["log"]).is_file()
-        assert failure["lines"][0].endswith(f"{label} failed") and failure["lines"][1:] == ["Traceback of it"]
+        assert failure["lines"][0].endswith(f"{label} failed") and failure["lines"][1] == "Traceback of it"
     shown = call("status", str(tmp_path / "fake.yaml")).stdout
     assert f"log {failures[0]['log']}:" in shown and "    Traceback of it" in shown
     logs = loaded.store.rows()["log"]
