@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _LINES = 5
+_TRACES = ("Traceback (most", "During handling of the above", "The above exception was")
+"""How lines of a traceback begin, besides those that are indented and the exception itself."""
 
 
 def activity(store: Store, trials: Sequence[Trial], rows: pd.DataFrame) -> dict[str, Any]:
@@ -120,8 +122,11 @@ def lines_about(log: Path, label: str) -> list[str]:
     if not begins:
         return lines[-_LINES:]
     own = lines[begins[-1] : begins[-1] + 1]
+    raised = False
     for line in lines[begins[-1] + 1 :]:
-        if line[:4].isdigit() and line[4:5] == "-":  # the next message begins with its date
+        dated = line[:4].isdigit() and line[4:5] == "-"  # the next message begins with its date
+        if dated or (raised and not line.startswith(_TRACES)):  # what trials print later has none
             break
         own.append(line)
+        raised = not line.startswith((" ", *_TRACES))
     return own[-_LINES:]
