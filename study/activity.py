@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _LINES = 5
+_TRACES = ("Traceback (most", "During handling of the above", "The above exception was")
+"""How lines of a traceback begin, besides those that are indented and the exception itself."""
 
 
 def activity(
@@ -33,14 +35,16 @@ def activity(
         log and reason. `failures`: for each failed trial its id, what it is, the error, the log's path and the last
         lines there that speak of it.
     """
-    final = {*rows.loc[rows["status"].isin(FINAL), "id"], *pruned} if len(rows) else set(pruned)
-    known = {(id, int(attempt)) for id, attempt in zip(rows["id"], rows["attempt"], strict=True)}
-    names = {trial.id: trial for trial in trials}
+    lists = (rows[name].tolist() for name in ("id", "status", "attempt"))
+    known = {id: (status in FINAL, attempt) for id, status, attempt in zip(*lists, strict=True)}
+    gone = set(pruned)
+    names = {trial.id: trial for trial in trials if trial.id not in gone}
     states: dict[str, str] = {}
     judge = Judge()
 
     def note(id: str, attempt: int, state: str) -> None:
-        if id in names and id not in final and (id, attempt) not in known:
+        final, last = known.get(id, (False, 0))
+        if id in names and not final and attempt != last:
             order = ("lost", "queued", "running")
             states[id] = max(state, states.get(id, "lost"), key=order.index)
 
@@ -60,7 +64,7 @@ def activity(
     return {
         **{state: counts.count(state) for state in ("running", "queued", "lost")},
         "jobs": [job for job in jobs if job["trials"]],
-        "failures": _failures(store, {id: trial for id, trial in names.items() if id not in final}, rows),
+        "failures": _failures(store, names, rows),
     }
 
 
@@ -117,8 +121,9 @@ def _tasks(store: Store, judge: Judge) -> list[dict[str, Any]]:
 
 def _failures(store: Store, names: dict[str, Trial], rows: pd.DataFrame) -> list[dict[str, Any]]:
     told = []
-    failed = rows[rows["status"].isin(("failed", "out_of_memory")) & rows["id"].isin(names)]
-    for row in failed.to_dict("records"):
+    for row in rows[~rows["status"].isin(FINAL)].to_dict("records"):
+        if row["id"] not in names:
+            continue
         label, log = names[row["id"]].label(), row.get("log")
         path = store.folder / log if isinstance(log, str) and log else None
         there = path is not None and path.resolve().is_relative_to(store.logs.resolve()) and path.is_file()
@@ -141,8 +146,11 @@ def lines_about(log: Path, label: str) -> list[str]:
     if not begins:
         return lines[-_LINES:]
     own = lines[begins[-1] : begins[-1] + 1]
+    raised = False
     for line in lines[begins[-1] + 1 :]:
-        if line[:4].isdigit() and line[4:5] == "-":  # the next message begins with its date
+        dated = line[:4].isdigit() and line[4:5] == "-"  # the next message begins with its date
+        if dated or (raised and not line.startswith(_TRACES)):  # what trials print later has none
             break
         own.append(line)
+        raised = not line.startswith((" ", *_TRACES))
     return own[-_LINES:]

@@ -70,6 +70,7 @@ class Driver:
             for handle, state in self.executor.poll().items():
                 if state.name in ("done", "lost") and handle in self._running:
                     self._ended(self._running.pop(handle), state)
+                    self.store.tidy()
             if not self._running:
                 self._look_at_others()
 
@@ -95,7 +96,7 @@ class Driver:
         return str(self.store.folder.resolve())
 
     def _ended(self, pack: Pack, state: State) -> None:
-        look_anew(self.store.folder / "trials")
+        self.store.look_anew()
         left = [trial for trial in pack.trials if not self.store.has(trial.id, pack.attempts[trial.id])]
         claims, judge = Claims(self.store.claims), Judge()
         lost = []
@@ -130,7 +131,7 @@ class Driver:
         """Find out what became of the trials that others were at; wait a little if nothing did."""
         if not self._others:
             return
-        look_anew(self.store.folder / "trials")
+        self.store.look_anew()
         look_anew(self.store.claims)
         claims, judge = Claims(self.store.claims), Judge()
         free: list[tuple[Trial, int]] = []

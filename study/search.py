@@ -154,8 +154,9 @@ class Cells:
     def __init__(self, config: StudyConfig, choices: Sequence[Choice], known: dict[str, list[int]]) -> None:
         self.maker, (self.source,) = plan.Maker(config, choices), config.backbones
         self.replicates = [(task, seed) for seed in config.seeds for task in config.tasks]
-        there = config.designs_on(self.source)
-        self.designs = [design for design in there if isinstance(self._make(design, 0), Trial)]
+        made = [self.maker.make(self.source, "study", design) for design in config.designs_on(self.source)]
+        self._trials = [each for each in made if isinstance(each, Trial)]
+        self.designs = [trial.design for trial in self._trials]
         self._scores = list(config.scores)
         self._made: dict[Cell, tuple[Trial, str]] = {}
         self._outcomes: dict[str, dict[str, float]] = {}
@@ -172,8 +173,8 @@ class Cells:
     def trial(self, cell: Cell) -> tuple[Trial, str]:
         """Return the trial of a cell, and its id."""
         if cell not in self._made:
-            made = self._make(self.designs[cell[0]], cell[1])
-            assert isinstance(made, Trial)
+            task, seed = self.replicates[cell[1]]
+            made = self._trials[cell[0]].on(task.name, self.maker.tasks[task.name], seed)
             self._made[cell] = made, made.id
         return self._made[cell]
 
@@ -197,10 +198,6 @@ class Cells:
         self._scored = dict(zip(final["id"], final["intermediate_json"], strict=True))
         told = zip(pruned["id"], pruned["pruned_by"], pruned["intermediate_json"], strict=True)
         self._pruned = {(id, by): scored for id, by, scored in told}
-
-    def _make(self, design: dict[str, Any], at: int) -> Trial | plan.Waiting:
-        task, seed = self.replicates[at]
-        return self.maker.make(self.source, "study", design, task, seed)
 
     def _outcome(self, cell: Cell) -> Mapping[str, float] | None:
         return self._outcomes.get(self.trial(cell)[1])

@@ -11,14 +11,14 @@ import math
 import shutil
 import uuid
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapters.faults import InputFault
-from study.atomic import TEMPORARY
+from study.atomic import TEMPORARY, look_anew
 from study.canonical import canonical_json
 from study.columns import IMAGE, MEASURED, ROW, SCORES, higher_is_better
 from study.commit import Fill, commit, give_back
@@ -33,6 +33,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _TABLES = ("trials", "images", "curves")
+LOOSE = 1000
+"""Files of rows that are merged by the driver of a run."""
+
+KEYS = ("id", "attempt", "status")
+"""Columns that decide which attempt of a trial counts."""
 
 
 @dataclass(frozen=True)
@@ -135,15 +140,24 @@ class Store:
         if not self._compacted.exists():  # to look for merged files takes long in a folder of many others
             return False
         id, _, attempt = file.stem.partition(".")
-        merged = sorted((self.folder / "trials").glob("merged-*.parquet"))
-        return any((id, int(attempt)) in attempts_in(each) for each in merged)
+        while True:
+            merged = sorted((self.folder / "trials").glob("merged-*.parquet"))
+            try:
+                return any((id, int(attempt)) in attempts_in(each) for each in merged)
+            except FileNotFoundError:
+                continue  # merged with others since it was listed: look again
 
     @property
     def _compacted(self) -> Path:
         return self.folder / "compacted"
 
-    def rows(self) -> pd.DataFrame:
+    def rows(self, columns: Collection[str] | None = None) -> pd.DataFrame:
         """Return one row a trial: the final one first, then the lowest attempt. Pruned trials are left out.
+
+        Parameters
+        ----------
+        columns : collection of str, optional
+            Of `study.columns.ROW`: read these only, and those of `KEYS`, which is faster.
 
         Returns
         -------
@@ -155,16 +169,17 @@ class Store:
         InputFault
             If a file was written by an unknown version. One that is damaged is left out, with a warning.
         """
-        return _one_a_trial(self.attempts())
+        return one_a_trial(self.attempts(columns))
 
     def pruned(self) -> pd.DataFrame:
         """Return the rows of trials that a search pruned, a row each time; who does not ask finds them unfinished."""
         frame = self.attempts()
         return frame[frame["status"] == PRUNED].reset_index(drop=True)
 
-    def attempts(self) -> pd.DataFrame:
+    def attempts(self, columns: Collection[str] | None = None) -> pd.DataFrame:
         """Return the rows of every attempt, superseded ones included."""
-        return self._frame("trials", ROW)
+        wanted = ROW if columns is None else {name: ROW[name] for name in dict.fromkeys([*KEYS, *columns])}
+        return self._frame("trials", wanted, columns is not None)
 
     def images(self) -> pd.DataFrame:
         """Return a row a generated picture, of the attempts that `rows` returns."""
@@ -174,16 +189,31 @@ class Store:
         """Return a row a recorded training step, of the attempts that `rows` returns."""
         return self._current(self._frame("curves", {"id": "string", "attempt": "int64"}))
 
-    def compact(self) -> int:
+    def compact(self, tables: Iterable[str] = _TABLES, least: int = 2) -> int:
         """Merge the files of each table into one; return how many files were merged.
 
         The merged file is synced before anything is deleted, and readers take each attempt once, so a kill in between
-        loses and doubles nothing. Damaged files stay as they are, with a warning.
+        loses and doubles nothing, and neither does another process that merges the same. Damaged files stay as they
+        are, with a warning.
+
+        Parameters
+        ----------
+        tables : iterable of {"trials", "images", "curves"}
+        least : int
+            Leave a table alone that has fewer files.
         """
         merged = 0
-        for kind in _TABLES:
-            files, table, damaged = self._read(kind)
+        for kind in tables:
+            files = files_of(self.folder / kind)
+            if len(files) < least:
+                continue
+            damaged: dict[Path, str] = {}
+            try:
+                table = read_tables(files, damaged=damaged)
+            except FileNotFoundError:
+                continue  # another process merges them
             _warn(damaged)
+            files = [file for file in files if file not in damaged]
             if len(files) < 2:
                 continue
             # A name of its own each time: a merge must never replace the file that it reads.
@@ -193,6 +223,15 @@ class Store:
                 file.unlink(missing_ok=True)
             merged += len(files)
         return merged
+
+    def tidy(self) -> None:
+        """Merge rows once there are so many files of them that to read these would take long."""
+        self.compact(("trials",), LOOSE)
+
+    def look_anew(self) -> None:
+        """Make a network file system ask its server which rows there are."""
+        look_anew(self.folder)
+        look_anew(self.folder / "trials")
 
     def gc(self) -> list[str]:
         """Delete what no row owns: packs, claims, temporary files, tables and folders of killed runs; return the paths.
@@ -255,18 +294,20 @@ class Store:
         for id in set(kept["id"]) - best:
             shutil.rmtree(self.adapter(id), ignore_errors=True)
 
-    def _frame(self, kind: str, columns: Mapping[str, str]) -> pd.DataFrame:
-        _, table, damaged = self._read(kind)
+    def _frame(self, kind: str, columns: Mapping[str, str], only: bool = False) -> pd.DataFrame:
+        _, table, damaged = self._read(kind, columns if only else None)
         _warn(damaged)
         return completed(columns, table).to_pandas()
 
-    def _read(self, kind: str) -> tuple[list[Path], pa.Table, dict[Path, str]]:
+    def _read(
+        self, kind: str, columns: Collection[str] | None = None
+    ) -> tuple[list[Path], pa.Table, dict[Path, str]]:
         """Return the files of a table that can be read, their rows, and why the others cannot."""
         for _ in range(5):
             damaged: dict[Path, str] = {}
             files = files_of(self.folder / kind)
             try:
-                table = read_tables(files, damaged)
+                table = read_tables(files, columns, damaged)
             except FileNotFoundError:
                 continue  # compacted or set aside by another process since it was listed: look again
             return [file for file in files if file not in damaged], table, damaged
@@ -284,13 +325,13 @@ class Known:
     attempts: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, store: Store) -> Known:
-        """Read the rows of a store once."""
-        frame = store.attempts()
-        rows = _one_a_trial(frame)
+    def of(cls, attempts: pd.DataFrame) -> Known:
+        """Take it from the attempts that a store has."""
+        rows = one_a_trial(attempts)
+        last = attempts.groupby("id")["attempt"].max()
         return cls(
-            dict(zip(rows["id"], rows["status"], strict=True)),
-            {str(id): int(last) for id, last in frame.groupby("id")["attempt"].max().items()},
+            dict(zip(rows["id"].tolist(), rows["status"].tolist(), strict=True)),
+            dict(zip(last.index.tolist(), last.tolist(), strict=True)),
         )
 
 
@@ -377,10 +418,14 @@ def _row(result: TrialResult, study: str, attempt: int) -> dict[str, Any]:
     }
 
 
-def _one_a_trial(frame: pd.DataFrame) -> pd.DataFrame:
-    frame = frame[frame["status"] != PRUNED]
-    order = frame.assign(_late=~frame["status"].isin(FINAL)).sort_values(["_late", "attempt"], kind="stable")
-    return order.drop_duplicates("id").drop(columns="_late").sort_index().reset_index(drop=True)
+def one_a_trial(attempts: pd.DataFrame) -> pd.DataFrame:
+    """Return the attempts that count, one a trial: the final one first, then the lowest; none of pruned trials."""
+    attempts = attempts[attempts["status"] != PRUNED]
+    if attempts["id"].is_unique:
+        return attempts.reset_index(drop=True)
+    order = attempts[["id", "attempt"]].assign(late=~attempts["status"].isin(FINAL))
+    order = order.sort_values(["late", "attempt"], kind="stable").drop_duplicates("id")
+    return attempts.loc[order.index.sort_values()].reset_index(drop=True)
 
 
 def _save_pictures(folder: Path, files: list[str], pictures: Iterable[Any]) -> None:

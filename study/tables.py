@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,11 +49,15 @@ def files_of(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.parquet"), key=lambda file: (not file.name.startswith("merged-"), file.name))
 
 
-def read_tables(files: Iterable[Path], damaged: dict[Path, str] | None = None) -> pa.Table:
+def read_tables(
+    files: Iterable[Path], columns: Collection[str] | None = None, damaged: dict[Path, str] | None = None
+) -> pa.Table:
     """Return the rows of tables, each attempt of each trial from the first file that has it.
 
     Parameters
     ----------
+    columns : collection of str, optional
+        Read only these, of those that are there.
     damaged : dict of Path to str, optional
         Of the tables of a store: takes those that cannot be read, with the reason, and they are left out.
 
@@ -65,28 +69,23 @@ def read_tables(files: Iterable[Path], damaged: dict[Path, str] | None = None) -
     import pyarrow as pa
 
     tables = []
-    seen: set[tuple[str, int]] = set()
     for file in files:
         try:
-            table = read_table(file, of_store=damaged is not None)
+            tables.append(read_table(file, columns, of_store=damaged is not None))
         except Damaged as fault:
             if damaged is None:
                 told = f"{file}: cannot be read as parquet ({fault}); delete it, or give another file"
                 raise InputFault(told) from fault
             damaged[file] = str(fault)
-            continue
-        if {"id", "attempt"} <= set(table.column_names):
-            pairs = list(zip(table["id"].to_pylist(), table["attempt"].to_pylist(), strict=True))
-            fresh = [pair not in seen for pair in pairs]
-            seen.update(pairs)
-            if not all(fresh):
-                table = table.filter(pa.array(fresh))
-        tables.append(table)
     joined = pa.concat_tables(tables, promote_options="permissive") if tables else table_of([], {})
+    if len(tables) > 1:
+        joined = joined.combine_chunks()
+        if {"id", "attempt"} <= set(joined.column_names):
+            joined = _from_the_first(joined, [len(table) for table in tables])
     return joined.replace_schema_metadata({_VERSION_KEY: str(SCHEMA_VERSION).encode()})
 
 
-def read_table(file: Path, columns: list[str] | None = None, of_store: bool = True) -> pa.Table:
+def read_table(file: Path, columns: Collection[str] | None = None, of_store: bool = True) -> pa.Table:
     """Return the rows of one table, all of their columns or some.
 
     Raises
@@ -103,7 +102,7 @@ def read_table(file: Path, columns: list[str] | None = None, of_store: bool = Tr
     try:
         with pq.ParquetFile(file, page_checksum_verification=True) as opened:
             names = opened.schema_arrow.names
-            table = opened.read(columns)
+            table = opened.read(None if columns is None else list(columns))
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -139,12 +138,29 @@ def _check(table: pa.Table) -> None:
             raise Damaged(f"its column {column.name} is of the type {column.type}")
 
 
+def _from_the_first(joined: pa.Table, lengths: list[int]) -> pa.Table:
+    """Return the rows of files one after another, without those of attempts that an earlier file has."""
+    import numpy as np
+    import pyarrow as pa
+
+    keys = joined.select(["id", "attempt"]).to_pandas()
+    keys["file"] = np.repeat(np.arange(len(lengths)), lengths)
+    fresh = keys["file"] == keys.groupby(["id", "attempt"], dropna=False)["file"].transform("min")
+    return joined if fresh.all() else joined.filter(pa.array(fresh))
+
+
 @lru_cache(maxsize=8)
 def attempts_in(file: Path) -> frozenset[tuple[str, int]]:
-    """Return the attempts in a merged file; none of a damaged one."""
+    """Return the attempts in a merged file; none of a damaged one.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it was merged with others since it was listed: its rows are in a new file.
+    """
     try:
         table = read_table(file, ["id", "attempt"])
-    except (FileNotFoundError, Damaged):  # merged with others since it was listed: the row is in the new file
+    except Damaged:
         return frozenset()
     return frozenset(zip(table["id"].to_pylist(), table["attempt"].to_pylist(), strict=True))
 

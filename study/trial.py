@@ -5,14 +5,16 @@ Nothing here trains or stores; torch is not imported, so that planning and statu
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from adapters.faults import InputFault
-from study.canonical import digest
+from study.canonical import canonical_json
 from study.config import Protocol
 from study.pruning import Evidence, Pruning
 from study.strategies.search import FIXED
@@ -71,7 +73,7 @@ class Trial:
     backbone_hash: str = field(default="", kw_only=True)
     task_hash: str = field(default="", kw_only=True)
 
-    @property
+    @cached_property
     def id(self) -> str:
         """SHA-256 of everything that decides the numbers, and of nothing else.
 
@@ -82,16 +84,22 @@ class Trial:
                 f"the trial on backbone {self.backbone!r} and task {self.task!r} has no id: "
                 "expected the content hashes of both; give backbone_hash and task_hash"
             )
-        return digest(
-            {
-                "version": TRIAL_VERSION,
-                "backbone": self.backbone_hash,
-                "design": self.design,
-                "task": self.task_hash,
-                "seed": self.seed,
-                "protocol": self.protocol.model_dump(mode="json"),
-            }
-        )
+        return _id(self._treatment, self.task_hash, self.seed)
+
+    @cached_property
+    def _treatment(self) -> str:
+        """What the trials of a design under one protocol have in common, as a part of canonical JSON."""
+        protocol = self.protocol.model_dump(mode="json")
+        return canonical_json({"backbone": self.backbone_hash, "design": self.design, "protocol": protocol})[1:-1]
+
+    def on(self, task: str, task_hash: str, seed: int) -> Trial:
+        """Return the same on another task or seed, its id included: what both have in common is computed once."""
+        other = Trial(
+            self.backbone, self.design, task, seed, self.protocol, self.role, tunes=self.tunes, plan=self.plan,
+            backbone_hash=self.backbone_hash, task_hash=task_hash,
+        )  # fmt: skip
+        other.__dict__["id"] = _id(self._treatment, task_hash, seed)
+        return other
 
     def planned(self, how: str, pruning: Pruning | None = None) -> Trial:
         """Return the trial with another `plan`, and as it may be pruned."""
@@ -135,6 +143,17 @@ class Trial:
             "pruning": told and Pruning(evidence[told["evidence"]], told["place"]),
         }
         return cls(**{**data, **own})
+
+
+def _id(treatment: str, task_hash: str, seed: int) -> str:
+    """Hash one canonical JSON text, made of two parts that follow each other in the order of its keys."""
+    return hashlib.sha256(f"{{{treatment},{_replicate(task_hash, seed)}}}".encode()).hexdigest()
+
+
+@lru_cache(maxsize=65536)
+def _replicate(task_hash: str, seed: int) -> str:
+    """Return what the trials of one task and seed have in common, as the rest of that canonical JSON."""
+    return canonical_json({"seed": seed, "task": task_hash, "version": TRIAL_VERSION})[1:-1]
 
 
 def design_words(design: Mapping[str, Any], keys: Collection[str] | None = None) -> str:

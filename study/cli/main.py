@@ -6,6 +6,7 @@ Only the file of the command that was called is imported, so that `--help` is fa
 from __future__ import annotations
 
 import functools
+import gc
 import importlib
 import importlib.metadata
 import importlib.util
@@ -114,6 +115,8 @@ def main() -> None:
     if problem:
         print(problem, file=sys.stderr)
         sys.exit(2)
+    # A plan may have hundreds of thousands of trials, none of them garbage: to search so many often takes long.
+    gc.set_threshold(100_000, 20, 20)
     called = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
     build(called)()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Annotated, Literal
 
@@ -19,6 +19,7 @@ from study.executors.local import WorkerFault
 from study.outcome import Executor
 from study.resources import Resources
 from study.saving import Saving
+from study.space import REFERENCE, check_levels
 from study.study import Study
 
 
@@ -26,8 +27,12 @@ def command(
     study: StudyFile,
     store: Annotated[str | None, typer.Option(help="Folder of the store, instead of the study's own.")] = None,
     only: Annotated[
-        Literal["missing", "failed"], typer.Option(help="failed: run the trials that failed once more, and no others.")
-    ] = "missing",
+        list[str],
+        typer.Option(
+            help="missing (by default); failed: run the trials that failed once more, and no others; "
+            "design=input=SA_in,scale=2: run designs with these levels only. May be given for both."
+        ),
+    ] = [],  # noqa: B006 (typer reads it and never changes it)
     limit: Annotated[int | None, typer.Option(min=1, help="Run at most so many trials.")] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Worker processes: on the CPU they share its cores; or so many a GPU.")
@@ -67,7 +72,9 @@ def command(
     """
     Saving(gradient_checkpointing, offload).to_environment()
     together = together_of(pack)
+    states, levels = only_of(only)
     loaded = Study.load(study, store)
+    check_levels([*loaded.config.space.designs, REFERENCE], levels)
     asked = {"partition": partition, "account": account, "time": time, "parallel": parallel}
     resources = with_flags(loaded.config.resources, asked, executor)
     if address is not None and executor != "ray":
@@ -83,7 +90,7 @@ def command(
     try:
         with contextlib.redirect_stdout(sys.stderr):  # Ray prints what happens to its nodes
             outcome = loaded.run(
-                only=only, limit=limit, workers=workers, pack=together, executor=runner, take_over=take_over
+                states, limit, workers, pack=together, executor=runner, take_over=take_over, design=levels
             )
     except WorkerFault as fault:
         print(f"adapter-study: {fault}", file=sys.stderr)
@@ -156,6 +163,34 @@ def together_of(pack: str) -> int | None:
     if pack.isdecimal() and int(pack) > 0:
         return int(pack)
     raise InputFault(f"got --pack {pack}, expected auto or a number of trials of at least 1")
+
+
+def only_of(words: Sequence[str]) -> tuple[Literal["missing", "failed"], dict[str, str]]:
+    """Read what `--only` says: which trials by their state, and the levels of which designs.
+
+    Raises
+    ------
+    InputFault
+        If a word says neither, or something is said twice.
+    """
+    expected = "expected missing, failed, or levels such as design=input=SA_in,output=FFN_in"
+    states: list[Literal["missing", "failed"]] = []
+    levels: dict[str, str] = {}
+    for word in words:
+        if word in ("missing", "failed"):
+            states.append("failed" if word == "failed" else "missing")
+            continue
+        name, _, told = word.partition("=")
+        if name != "design":
+            raise InputFault(f"got --only {word}, {expected}")
+        for part in told.split(","):
+            key, is_, level = (each.strip() for each in part.partition("="))
+            if not (key and is_ and level) or key in levels:
+                raise InputFault(f"got --only {word}, {expected}, each key once")
+            levels[key] = level
+    if len(states) > 1:
+        raise InputFault(f"got --only {' --only '.join(words)}, {expected}; and only one of missing and failed")
+    return states[0] if states else "missing", levels
 
 
 def _print_anova(study: Study) -> None:

@@ -41,6 +41,7 @@ asked for anew it costs a page fault every 4 KB, a tenth to a sixth of the time 
 SILENCE = 3600.0
 """Seconds without an event after which a worker counts as hanging, unless a study says otherwise."""
 
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 _TAIL = 5
 _NAP = 30
 _OOM = Path("/proc/vmstat")
@@ -138,6 +139,18 @@ def environment(threads: int, log: str) -> dict[str, str]:
     return told
 
 
+def only_visible(device: str) -> tuple[str, dict[str, str]]:
+    """Return what a worker is to call its device, and the environment in which it sees no other GPU.
+
+    What the user lets this process see of the GPUs, by numbers or names, is what they are counted in.
+    """
+    kind, _, index = device.partition(":")
+    if kind != "cuda":
+        return device, {}
+    visible = os.environ.get(VISIBLE)
+    return kind, {VISIBLE: index if visible is None else visible.split(",")[int(index)].strip()}
+
+
 def tail(log: Path) -> list[str]:
     """Return the last lines of a log that say something."""
     with contextlib.suppress(OSError):
@@ -179,7 +192,7 @@ class LocalExecutor:
     command: Sequence[str] = WORKER
     silence: float = SILENCE
     _states: dict[str, State] = field(default_factory=dict, init=False)
-    _queue: deque[str] = field(default_factory=deque, init=False)
+    _queue: deque[tuple[str, Pack]] = field(default_factory=deque, init=False)
     _hands: list[_Hand] = field(default_factory=list, init=False)
     _heard: queue.Queue[tuple[_Hand, dict[str, Any] | None]] = field(default_factory=queue.Queue, init=False)
     _stillborn: int = field(default=0, init=False)
@@ -200,15 +213,11 @@ class LocalExecutor:
         return {}
 
     def submit(self, packs: Iterable[Pack]) -> list[str]:
-        """Write packs as JSON files and queue them; return a handle for each."""
-        handles = []
-        for pack in packs:
-            handle = uuid.uuid4().hex
-            records.write(self.store, handle, pack, Record("local", Process.of(os.getpid())))
-            self._states[handle] = State("queued")
-            self._queue.append(handle)
-            handles.append(handle)
-        return handles
+        """Queue packs, which become JSON files when a worker is given them; return a handle for each."""
+        queued = [(uuid.uuid4().hex, pack) for pack in packs]
+        self._states.update((handle, State("queued")) for handle, _ in queued)
+        self._queue.extend(queued)
+        return [handle for handle, _ in queued]
 
     def poll(self, seconds: float = 0.5) -> dict[str, State]:
         """Feed idle workers, wait up to `seconds` for news, and return the state of every pack.
@@ -236,7 +245,7 @@ class LocalExecutor:
     def cancel(self, handles: Iterable[str]) -> None:
         """Forget packs; a worker that runs one of them is ended, and what it had not committed is not run."""
         doomed = set(handles)
-        self._queue = deque(handle for handle in self._queue if handle not in doomed)
+        self._queue = deque((handle, pack) for handle, pack in self._queue if handle not in doomed)
         for hand in [hand for hand in self._hands if hand.pack in doomed]:
             self._end(hand)
         for handle in doomed:
@@ -253,7 +262,7 @@ class LocalExecutor:
         idle = [hand for hand in self._hands if hand.ready and hand.pack is None]
         for hand in idle:
             if self._queue:
-                self._give(hand, self._queue.popleft())
+                self._give(hand, *self._queue.popleft())
         # A worker is started for a device only while there is a pack left for it.
         coming = sum(not hand.ready for hand in self._hands)
         for device in self._idle():
@@ -285,15 +294,17 @@ class LocalExecutor:
         self._started += 1
         self.store.logs.mkdir(parents=True, exist_ok=True)
         log = self.store.logs / f"worker-{os.getpid()}-{self._started}.log"
+        name, visible = only_visible(device)
+        told_to = environment(max(1, cores() // len(self.devices)), str(log.relative_to(self.store.folder)))
         with log.open("a") as told:
             process = subprocess.Popen(
-                [*self.command, str(self.store.folder), "--device", device],
+                [*self.command, str(self.store.folder), "--device", name],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=told,
                 text=True,
                 encoding="utf-8",
-                env=environment(max(1, cores() // len(self.devices)), str(log.relative_to(self.store.folder))),
+                env={**told_to, **visible},
                 start_new_session=True,  # Ctrl-C is for the driver, which ends its workers itself
             )
         hand = _Hand(device, process, Process.of(process.pid), log)
@@ -308,8 +319,9 @@ class LocalExecutor:
                     self._heard.put((hand, json.loads(line)))
         self._heard.put((hand, None))
 
-    def _give(self, hand: _Hand, handle: str) -> None:
+    def _give(self, hand: _Hand, handle: str, pack: Pack) -> None:
         assert hand.process.stdin is not None
+        records.write(self.store, handle, pack, Record("local", Process.of(os.getpid())))
         hand.pack, hand.heard = handle, time.monotonic()
         self._states[handle] = State("running", hand.log)
         with contextlib.suppress(BrokenPipeError):  # it died idle; its end of file is about to be heard
