@@ -96,7 +96,7 @@ def command(
         print(f"adapter-study: {fault}", file=sys.stderr)
         raise typer.Exit(1) from None
     except KeyboardInterrupt as interruption:
-        stored = f"{interruption or 'interrupted'}; what had finished is stored, the same command goes on"
+        stored = f"{str(interruption) or 'interrupted'}; what had finished is stored, the same command goes on"
         on = f"left; jobs go on. The same command takes them over, `adapter-study cancel {study}` ends them"
         print(f"adapter-study: {on if executor == 'slurm' else stored}", file=sys.stderr)
         raise typer.Exit(130) from None
