@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _TABLES = ("trials", "images", "curves")
-LOOSE = 1000
-"""Files of rows that are merged by the driver of a run."""
-
 KEYS = ("id", "attempt", "status")
 """Columns that decide which attempt of a trial counts."""
 
@@ -208,10 +205,6 @@ class Store:
                 file.unlink(missing_ok=True)
             merged += len(files)
         return merged
-
-    def tidy(self) -> None:
-        """Merge rows once there are so many files of them that to read these would take long."""
-        self.compact(("trials",), LOOSE)
 
     def look_anew(self) -> None:
         """Make a network file system ask its server which rows there are."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SCHEMA_VERSION = 1
+_AT_ONCE = 500
+"""Files that are in memory at once, each by itself: of a single row it takes tens of kilobytes."""
+
 _VERSION_KEY = b"adapter-study-schema"
 
 
@@ -51,12 +55,16 @@ def read_tables(files: Iterable[Path], columns: Collection[str] | None = None) -
     """
     import pyarrow as pa
 
-    tables = [_read(file, columns) for file in files]
-    joined = pa.concat_tables(tables, promote_options="permissive")
-    if len(tables) > 1:
-        joined = joined.combine_chunks()
-        if {"id", "attempt"} <= set(joined.column_names):
-            joined = _from_the_first(joined, [len(table) for table in tables])
+    lengths: list[int] = []
+    parts: list[pa.Table] = []
+    left = iter(files)
+    while tables := [_read(file, columns) for file in islice(left, _AT_ONCE)]:
+        lengths += map(len, tables)
+        part = pa.concat_tables(tables, promote_options="permissive")
+        parts.append(part.combine_chunks() if len(tables) > 1 else part)
+    joined = pa.concat_tables(parts, promote_options="permissive")
+    if len(lengths) > 1 and {"id", "attempt"} <= set(joined.column_names):
+        joined = _from_the_first(joined, lengths)
     return joined.replace_schema_metadata({_VERSION_KEY: str(SCHEMA_VERSION).encode()})
 
 

@@ -146,7 +146,7 @@ def _remaining(study: Study) -> Iterator[str]:
     except InputFault as fault:
         yield f"estimated time: unknown ({fault})"
         return
-    rows = study.store.rows()
+    rows = study.store.rows(plan.TIMED)
     finished = set(rows["id"])
     missing = [trial for trial in trials if trial.id not in finished]
     if len(missing) < len(trials):
