@@ -14,7 +14,7 @@ others keep it busy), and the peak memory of the process in MB:
 - plan: `Study.load` and all trials with their ids, without the start of Python; `dry run` is the whole command.
 - status, run: the whole commands, imports included; `run` until its first pack is written for a worker, then it is
   ended.
-- results: `Study.results()`, the first of its process, without the start and `Study.load`.
+- results: `Study.results()`, the first of its process, without the start, the import of pandas and `Study.load`.
 """
 
 import argparse
@@ -140,6 +140,8 @@ def first_pack(command: Sequence[str], store: Path) -> dict[str, float]:
 
 def inside(part: str, file: str, store: str) -> dict[str, float]:
     """Measure what needs no command, in this process."""
+    import pandas  # noqa: F401
+
     loaded = Study.load(file, store) if part == "results" else None
     start, used = time.perf_counter(), time.process_time()
     found = len({trial.id for trial in Study.load(file, store).trials} if loaded is None else loaded.results())

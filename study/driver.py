@@ -21,6 +21,9 @@ from study.trial import Pack, Trial, TrialResult
 TRIES = 3
 """How often a trial is started before a worker's death counts as its failure."""
 
+LOOSE = 1000
+"""Files of rows that are merged: to read more takes long, whenever somebody asks how far the study is."""
+
 PAUSE = 2.0
 """Seconds between two looks at what others are at."""
 
@@ -70,7 +73,7 @@ class Driver:
             for handle, state in self.executor.poll().items():
                 if state.name in ("done", "lost") and handle in self._running:
                     self._ended(self._running.pop(handle), state)
-                    self.store.tidy()
+                    self.store.compact(("trials",), LOOSE)
             if not self._running:
                 self._look_at_others()
 

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 # micro-unet, 80 trials in 8.5 minutes.
 _TRAINED, _DRAWN = 0.0105, 0.005
 
+TIMED = ("task", "backbone_hash", "protocol_json", "device", "pack_seconds", "pack_size")
+"""The columns of the rows that `seconds` looks at."""
+
 # Trials that a worker of several gets at least, enough to train together, and that any gets at most: a worker that dies
 # makes the driver hand out all of its pack anew.
 _LEAST, _MOST = 4, 256

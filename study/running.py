@@ -46,7 +46,7 @@ class Running(ABC):
     @property
     def deciding(self) -> tuple[str, ...]:
         """The columns of the rows that decide what is to run, and that say how that went."""
-        return ("error", "log", "intermediate_json", *self.config.scores)
+        return ("error", "log", "intermediate_json", "pruned_by", *self.config.scores)
 
     @abstractmethod
     def choices(self, rows: pd.DataFrame | None = None) -> list[tuning.Choice]:

@@ -33,9 +33,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _TABLES = ("trials", "images", "curves")
-LOOSE = 1000
-"""Files of rows that are merged by the driver of a run."""
-
 KEYS = ("id", "attempt", "status")
 """Columns that decide which attempt of a trial counts."""
 
@@ -224,10 +221,6 @@ class Store:
             merged += len(files)
         return merged
 
-    def tidy(self) -> None:
-        """Merge rows once there are so many files of them that to read these would take long."""
-        self.compact(("trials",), LOOSE)
-
     def look_anew(self) -> None:
         """Make a network file system ask its server which rows there are."""
         look_anew(self.folder)
@@ -307,7 +300,7 @@ class Store:
             damaged: dict[Path, str] = {}
             files = files_of(self.folder / kind)
             try:
-                table = read_tables(files, columns, damaged)
+                table = read_tables(files, columns=columns, damaged=damaged)
             except FileNotFoundError:
                 continue  # compacted or set aside by another process since it was listed: look again
             return [file for file in files if file not in damaged], table, damaged

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SCHEMA_VERSION = 1
+_AT_ONCE = 500
+"""Files that are in memory at once, each by itself: of a single row it takes tens of kilobytes."""
+
 _VERSION_KEY = b"adapter-study-schema"
 _NAMES_KEY = b"adapter-study-columns"
 _TYPES = {**ROW, **IMAGE}
@@ -68,20 +72,30 @@ def read_tables(
     """
     import pyarrow as pa
 
-    tables = []
-    for file in files:
-        try:
-            tables.append(read_table(file, columns, of_store=damaged is not None))
-        except Damaged as fault:
-            if damaged is None:
-                told = f"{file}: cannot be read as parquet ({fault}); delete it, or give another file"
-                raise InputFault(told) from fault
-            damaged[file] = str(fault)
-    joined = pa.concat_tables(tables, promote_options="permissive") if tables else table_of([], {})
-    if len(tables) > 1:
-        joined = joined.combine_chunks()
-        if {"id", "attempt"} <= set(joined.column_names):
-            joined = _from_the_first(joined, [len(table) for table in tables])
+    def part() -> list[pa.Table]:
+        read = []
+        for file in islice(left, _AT_ONCE):
+            try:
+                read.append(read_table(file, columns, of_store=damaged is not None))
+            except Damaged as fault:
+                if damaged is None:
+                    told = f"{file}: cannot be read as parquet ({fault}); delete it, or give another file"
+                    raise InputFault(told) from fault
+                damaged[file] = str(fault)
+        return read
+
+    lengths: list[int] = []
+    parts: list[pa.Table] = []
+    wanted = list(files)
+    left = iter(wanted)
+    for _ in range(0, len(wanted), _AT_ONCE):
+        if tables := part():
+            lengths += map(len, tables)
+            joined = pa.concat_tables(tables, promote_options="permissive")
+            parts.append(joined.combine_chunks() if len(tables) > 1 else joined)
+    joined = pa.concat_tables(parts, promote_options="permissive") if parts else table_of([], {})
+    if len(lengths) > 1 and {"id", "attempt"} <= set(joined.column_names):
+        joined = _from_the_first(joined, lengths)
     return joined.replace_schema_metadata({_VERSION_KEY: str(SCHEMA_VERSION).encode()})
 
 

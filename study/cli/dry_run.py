@@ -146,7 +146,7 @@ def _remaining(study: Study) -> Iterator[str]:
     except InputFault as fault:
         yield f"estimated time: unknown ({fault})"
         return
-    rows = study.store.rows()
+    rows = study.store.rows((*study.deciding, *plan.TIMED))
     found = study.found(rows)
     finished = {*rows["id"], *(found.pruned if found is not None else ())}
     missing = [trial for trial in trials if trial.id not in finished]

@@ -108,7 +108,7 @@ def test_packs_become_files_only_as_workers_get_them(tmp_path, monkeypatch):
 
 
 def test_run_merges_rows_once_many_lie_apart(tmp_path, monkeypatch):
-    monkeypatch.setattr("study.store.LOOSE", 10)
+    monkeypatch.setattr("study.driver.LOOSE", 10)
     loaded = Study.load(fakes.study_file(tmp_path, seeds=1))
     runner = LocalExecutor(loaded.store, ["cpu"] * 2, command=fakes.COMMAND)
     assert loaded.run(executor=runner).counts == {"done": DESIGNS * 2}
