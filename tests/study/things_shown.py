@@ -1,8 +1,8 @@
 """How many things pictures show that should show one: `python -m tests.study.things_shown runs/resolution`.
 
-For every trial of a store on a domain of photos, by the pictures that it kept: the share that shows several things, and
-how much less that is, and its KID, than the untuned backbone's. Trials of one task and seed draw the same captions from the
-same noise and are compared with the same real pictures, so differences are paired.
+For every trial of a store on the domain `photo`, by the pictures that it kept: the share that shows several things, and how
+much less that is, and its KID, than the untuned backbone's. Trials of one task and seed draw the same captions from the same
+noise and are compared with the same real pictures, so differences are paired.
 """
 
 import sys
@@ -79,6 +79,7 @@ def main(folder: str) -> None:
             error = fewer.std(ddof=1) / np.sqrt(len(fewer))
             gain = kid_gain(real, untuned[1], features)
             table.append((backbone, name, seed, method, several.mean(), fewer.mean(), error, *gain))
+    table.sort(key=lambda row: row[:4])
     columns = ["backbone", "task", "seed", "method", "several", "fewer", "error", "KID gain", "KID error"]
     print(pd.DataFrame(table, columns=columns).round(3).to_string(index=False))
 
