@@ -1,8 +1,8 @@
 """How many things pictures show that should show one: `python -m tests.study.things_shown runs/resolution`.
 
-For every trial of a store on the domain `photo`, by the pictures that it kept: the share that shows several things, and how
-much less that is, and its KID, than the untuned backbone's. Trials of one task and seed draw the same captions from the same
-noise and are compared with the same real pictures, so differences are paired.
+For every trial of a store on the domain `photo` at a new size, by the pictures that it kept: the share that shows
+several things, and how much less that is, and its KID, than the untuned backbone's. Trials of one task and seed draw
+the same captions from the same noise and are compared with the same real pictures, so differences are paired.
 """
 
 import sys
@@ -62,10 +62,10 @@ def main(folder: str) -> None:
     store, scorer = Store(Path(folder)), load_scorer("micro-clip")
     rows, images = store.rows(), store.images()
     table = []
+    rows = rows[rows["task"].str.startswith("domain/photo@")]
     for (backbone, name, seed), trials in rows.groupby(["backbone", "task", "seed"]):
-        domain, _, size = name.removeprefix("domain/").partition("@")
-        task = resolve_task({"kind": "domain", "name": domain, "size": int(size)}, Path())
-        drawings = task.real.load(int(size))
+        size = int(name.partition("@")[2])
+        drawings = resolve_task({"kind": "domain", "name": "photo", "size": size}, Path()).real.load(size)
         real = scorer.images(drawings).double().numpy()
         shown = {}
         for trial in trials.itertuples():
