@@ -30,6 +30,7 @@ LINE = 0.009
 """Half width of a drawn line in shares of the picture."""
 
 DIRECTIONS = 8
+"""In which the extreme points of a piece are taken."""
 
 
 def _palette() -> np.ndarray:
@@ -104,7 +105,7 @@ def extreme_points(scene: Scene) -> list[tuple[str, np.ndarray]]:
         pieces, count = connected(labels == SEGMENTS.index(name), np.ones((3, 3)))
         for piece in range(1, count + 1):
             points = grid[pieces == piece]
-            reach = np.round(points @ outwards, 6)
+            reach = np.round(points @ outwards, 6)  # so that which are equally far hangs on no machine's rounding
             found.append((name, np.stack([points[far].mean(0) for far in (reach == reach.max(0)).T])))
     return found
 
