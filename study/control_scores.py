@@ -6,7 +6,7 @@ Definitions
   of the diagonal is one pixel at 64).
 - mean IoU: mean over the classes that are wanted of intersection over union; pixel accuracy: share of pixels with the
   right label. Background counts as a class in both. A class that was not wanted lowers the others' overlap only.
-- landmark error: mean distance of the wanted points from those found, in shares of the picture's edge.
+- landmark error: mean distance of the wanted centres of parts from those found, in shares of the picture's edge.
 
 A generated picture has no true map. Its labels and landmarks are read by `study.builtin.segmenter`; its outlines are
 where the labels change. So real drawings do not score perfectly either: theirs is the floor (docs/builtin.md). The

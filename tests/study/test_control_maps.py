@@ -77,13 +77,35 @@ def test_colours_of_the_classes_can_be_told_apart_and_read_back():
     assert (maps.read_colour_code(noisy) == maps.segmentation(scene_of("car"))).all()
 
 
-def test_every_landmark_has_a_dot_of_its_colour():
-    """Eyes and pupils have one centre, so they show that no dot hides another."""
-    scene = scene_of("robot")
+def test_extreme_points_of_a_ball_are_an_octagon():
+    """To two pixels of the grid on which they are measured; by symmetry, to rounding, in the straight directions."""
+    ((name, points),) = maps.extreme_points(BALL)
+    angles = np.arange(8) * np.pi / 4
+    octagon = np.stack([0.5 + 0.344 * np.sin(angles), 0.52 - 0.344 * np.cos(angles)], -1)
+    assert name == "body" and points == pytest.approx(octagon, abs=2 / 128)
+    assert points[[0, 4], 0] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_pixel_of_a_part_lies_beyond_its_extreme_points_and_its_colour_is_drawn(kind):
+    scene = scene_of(kind, 4)
+    labels, found = maps.segmentation(scene, 128), maps.extreme_points(scene)
+    grid = np.stack(np.meshgrid(*[(np.arange(128) + 0.5) / 128] * 2), -1)
     picture = maps.control_picture(scene, "landmarks", 128)
-    for name, (x, y) in maps.landmarks(scene).items():
-        near = picture[max(int(128 * y) - 6, 0) : int(128 * y) + 7, max(int(128 * x) - 6, 0) : int(128 * x) + 7]
-        assert (near == COLOUR_CODE[SEGMENTS.index(name)]).all(-1).any(), name
+    assert {name for name, _ in found} == set(maps.landmarks(scene))
+    for name in {name for name, _ in found}:
+        of_part = np.stack([points for part, points in found if part == name])
+        for turn in range(8):
+            outwards = np.array([np.sin(turn * np.pi / 4), -np.cos(turn * np.pi / 4)])
+            farthest = (grid[labels == SEGMENTS.index(name)] @ outwards).max()
+            assert (of_part[:, turn] @ outwards).max() == pytest.approx(farthest, abs=1e-5)
+        assert (picture == COLOUR_CODE[SEGMENTS.index(name)]).all(-1).any(), name
+
+
+def test_what_comes_in_pairs_has_extreme_points_of_its_own():
+    """A robot has, from its definition, two arms at its sides, two eyes and two pupils."""
+    names = [name for name, _ in maps.extreme_points(scene_of("robot"))]
+    assert {names.count(name) for name in ("arms", "eyes", "pupils")} == {2} and names.count("head") == 1
 
 
 def test_another_kind_of_map_is_refused():
