@@ -168,6 +168,7 @@ def packs(
                     study=study.name,
                     attempts={trial.id: attempts.get(trial.id, 0) + 1 for trial in part},
                     together=together,
+                    checkpoint=study.resources.checkpoint_seconds,
                 )
             )
     return found

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from adapters.faults import InputFault
 from study.atomic import TEMPORARY
 from study.canonical import canonical_json
+from study.checkpoints import Checkpoints
 from study.columns import IMAGE, MEASURED, ROW, SCORES, higher_is_better
 from study.commit import Fill, commit
 from study.executors.records import given_to_slurm
@@ -57,6 +58,11 @@ class Store:
     def claims(self) -> Path:
         """Where it says who runs which trial."""
         return self.folder / "claims"
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """Of trials in training."""
+        return Checkpoints(self.folder / "checkpoints")
 
     @property
     def journal(self) -> Path:
@@ -188,7 +194,8 @@ class Store:
         """Delete what no row owns: packs, claims, temporary files, tables and folders of killed runs; return the paths.
 
         Not to be called while a study runs on this store: a trial about to be committed has no row yet. Packs that were
-        given to SLURM stay, as they may still wait there; the driver, or `cancel`, deletes them.
+        given to SLURM stay, as they may still wait there; the driver, or `cancel`, deletes them. So do checkpoints of
+        trials without a row, which go on from there.
         """
         rows = self.attempts()
         owned = set(zip(rows["id"], rows["attempt"], strict=True))
@@ -204,6 +211,7 @@ class Store:
             doomed += [path for path in parent.iterdir() if path.name not in ids] if parent.is_dir() else []
         doomed += sorted(file for file in self.packs.glob("*.json") if not given_to_slurm(file))
         doomed += sorted(self.claims.glob("*.json"))
+        doomed += self.checkpoints.orphans(owned)
         deleted = []
         for path in dict.fromkeys(doomed):
             if path.is_dir():

@@ -160,6 +160,8 @@ class Pack:
         How many a worker that died was to train together at most, these trials among them.
     take_over : bool
         Whether to run what another holds of whom it cannot be told whether he still runs.
+    checkpoint : float, optional
+        Seconds between two checkpoints of a trial in training; without it none is written or read.
     """
 
     trials: tuple[Trial, ...]
@@ -173,6 +175,7 @@ class Pack:
     together: int | None = None
     asked: int | None = None
     take_over: bool = False
+    checkpoint: float | None = None
 
     def to_json(self) -> str:
         """Return the pack as one JSON document."""
@@ -189,6 +192,7 @@ class Pack:
                 "together": self.together,
                 "asked": self.asked,
                 "take_over": self.take_over,
+                "checkpoint": self.checkpoint,
             }
         )
 

@@ -96,6 +96,7 @@ def run_file(path: Path, store: Store, run: Runtime, emit: Emit) -> None:
         result.columns.setdefault("log", os.environ.get(LOG, ""))
         if not store.commit(result, pack.study, attempt(result.trial), pack.keep):
             log.warning("%s had a row already; this result is discarded", result.trial.label())
+        store.checkpoints.delete(id, attempt(result.trial))
         claims.release(id, attempt(result.trial))
         scores = {name: value for name, value in result.scores.items() if math.isfinite(value)}
         emit({"event": "result", "trial": id, "status": result.status, "error": result.error, "scores": scores})
@@ -152,6 +153,7 @@ def trained_runtime(device: str | None) -> Runtime:
 
     pipeline_class()
     worker = Worker(device)
+    worker.notice.listen()
     return lambda pack, sink, progress, claim: run_pack(pack, worker, sink, progress, claim)
 
 
