@@ -28,6 +28,7 @@ from study.config import (
 )
 from study.confirm_checks import Confirm, ConfirmCheck
 from study.faults import Faults, Path_, near
+from study.keep import Keep
 from study.resources import Resources
 from study.space import Space, lacked, text
 from study.space_checks import SpaceCheck
@@ -77,6 +78,7 @@ class Check(Faults):
         "tune.strategy": OptunaSection.model_fields,
         "confirm": ConfirmSection.model_fields,
         "resources": Resources.model_fields,
+        "keep": Keep.model_fields,
     }
 
     def __init__(self, root: Path, source: str, lines: Lines) -> None:
@@ -122,7 +124,8 @@ class Check(Faults):
             protocol_by=protocol_by,
             scores=scores,
             primary=given["primary"],
-            keep=given["keep"],
+            keep=given["keep"].adapters,
+            keep_pictures=given["keep"].pictures,
             store=given.get("store", f"runs/{given['name']}"),
             tune=tune,
             confirm=confirm,

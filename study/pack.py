@@ -29,6 +29,7 @@ from study.checkpoints import Notice, State
 from study.conditioning import Conditioned
 from study.config import Protocol
 from study.evaluation import evaluate
+from study.full_disk import is_full
 from study.mounting import Mounted, Ready, mount
 from study.packing import Packing, free, is_out_of_memory, peak_bytes, reset_peak
 from study.provenance import made_by, provenance
@@ -109,9 +110,9 @@ def run_pack(
 ) -> None:
     """Train and score the trials of a pack; each result goes to `sink` as soon as it is there.
 
-    Whatever goes wrong within a trial becomes its status (`diverged`, `out_of_memory`, `failed`) with the reason; what
-    the sink raises, and an interruption, goes through; so does a lack of memory for one trial where a larger pack ran
-    out of it before: a new worker has to try.
+    Whatever goes wrong within a trial becomes its status (`diverged`, `out_of_memory`, `failed`) with the reason. What
+    the sink raises, an interruption and a full disk go through; so does a lack of memory for one trial where a larger
+    pack ran out of it before: a new worker has to try.
 
     Parameters
     ----------
@@ -123,6 +124,8 @@ def run_pack(
         try:
             ready.append(_prepare(trial, pack, worker))
         except Exception as error:
+            if is_full(error):
+                raise
             sink(_failed(trial, error, worker))
     resuming = Resuming(pack, worker.notice, made_by(worker.device))
     queue = deque((part, len(part)) for part in _together(ready, pack, worker, resuming))
@@ -141,6 +144,8 @@ def run_pack(
         try:
             results = _run(part, pack, worker, progress, resuming, states)
         except Exception as error:
+            if is_full(error):
+                raise
             if len(part) > 1:
                 log.warning("a pack of %d trials failed and is run in parts: %s", len(part), _reason(error))
                 size = _after(error, part, pack, worker)
@@ -222,6 +227,8 @@ def _together(ready: Sequence[Ready], pack: Pack, worker: Worker, resuming: Resu
         try:
             size = worker.packing.size(kind, pack.together, len(alike), partial(_steps, alike))
         except Exception as error:
+            if is_full(error):
+                raise
             log.warning("%d trials are run one by one, to find which is at fault: %s", len(alike), _reason(error))
             size = 1
         count = -(-len(alike) // size)
@@ -320,7 +327,7 @@ def _noise_difference(ready: Ready, slot: int, insertion: adapters.Insertion) ->
     return {"noise_difference": maps.size}
 
 
-def _slot(ready: Ready, slot: int, mounted: Mounted, begin: int) -> Slot:
+def _slot(ready: Ready, slot: int, mounted: Mounted, begin: int = 0) -> Slot:
     rate = ready.trial.protocol.learning_rate
     return Slot(
         mounted.insertion.parameters(slot),

@@ -8,12 +8,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from study import plan, tuning
 from study.backbones.names import fetch
 from study.driver import Driver
 from study.executors.local import LocalExecutor, cores, devices
+from study.full_disk import tells_when_full
+from study.keep import Keeping
 from study.outcome import Executor, Outcome
 from study.progress import Bar
 from study.store import Known
@@ -71,6 +73,7 @@ class Running(ABC):
             if source.kind in ("hub", "arch"):
                 fetch(source)
 
+    @tells_when_full
     def run(
         self,
         only: Literal["missing", "failed"] = "missing",
@@ -112,26 +115,36 @@ class Running(ABC):
             If a backbone cannot be had.
         WorkerFault
             If workers cannot be started.
+        FullDisk
+            If a disk is full; the same call goes on once there is room.
         """
         self.fetch()
         phases = self._phases({None} if only == "missing" else {"failed", "out_of_memory"}, limit)
         first = next(phases, None)
         elsewhere: list[str] = []
+        keeping = Keeping(self.store, self.config.primary, self.config.keep, self.config.keep_pictures)
         if first is not None:
             with Bar(self.config.primary) as bar:
                 runner: Executor = executor or LocalExecutor(self.store, self._devices(workers))
-                runner.attach(bar.hear)
-                driver = Driver(self.config, self.store, runner, bar.hear, pack, take_over)
+
+                def hear(event: dict[str, Any]) -> None:
+                    bar.hear(event)
+                    keeping.hear(event)
+
+                runner.attach(hear)
+                driver = Driver(self.config, self.store, runner, hear, pack, take_over)
                 try:
                     for wanted, later, attempts in chain([first], phases):
                         bar.expect(wanted, later)
+                        keeping.expect(wanted)
                         self._write_found()
                         driver.drive(wanted, attempts)
                     elsewhere = driver.elsewhere()
                 finally:
                     runner.close()
-                    if self.config.keep == "best":
-                        self.store.keep_best(self.config.primary)
+                    keeping.settle(self.config.name)
+        else:
+            keeping.settle(self.config.name)
         self._write_found()
         return replace(self._outcome(), elsewhere=elsewhere)
 

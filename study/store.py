@@ -10,7 +10,7 @@ import json
 import math
 import shutil
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from adapters.faults import InputFault
 from study.atomic import TEMPORARY
 from study.canonical import canonical_json
 from study.checkpoints import Checkpoints
-from study.columns import IMAGE, MEASURED, ROW, SCORES, higher_is_better
+from study.columns import IMAGE, MEASURED, ROW, SCORES
 from study.commit import Fill, commit
 from study.executors.records import given_to_slurm
 from study.space import factor_texts
@@ -82,7 +82,9 @@ class Store:
         """Return the folder of a trial's trained weights."""
         return self.folder / "adapters" / id
 
-    def commit(self, result: TrialResult, study: str = "", attempt: int = 1, keep: str = "none") -> bool:
+    def commit(
+        self, result: TrialResult, study: str = "", attempt: int = 1, keep: str = "none", pictures: str = "all"
+    ) -> bool:
         """Write a result: pictures, curves and weights first, the row last.
 
         Parameters
@@ -92,8 +94,8 @@ class Store:
             Name of the study that ran it.
         attempt : int
             From 1; a later attempt supersedes an earlier one that failed.
-        keep : {"all", "best", "none"}
-            Whether the weights are written; `best` is decided later, by `keep_best`.
+        keep, pictures : {"all", "best", "none"}
+            Whether the weights and the pictures are written; `best` is decided later, by `study.keep`.
 
         Returns
         -------
@@ -107,9 +109,9 @@ class Store:
         """
         row = _row(result, study, attempt)
         id, name = row["id"], f"{row['id']}.{attempt}.parquet"
-        files = [f"{index:03d}.webp" for index in range(len(result.pictures))]
+        files = [f"{index:03d}.webp" for index in range(len(result.pictures))] if pictures != "none" else []
         pieces: dict[Path, Fill] = {}
-        if result.pictures:
+        if files:
             pieces[self.pictures(id)] = lambda folder: _save_pictures(folder, files, result.pictures)
         if result.images:
             shown: list[str | None] = [f"pictures/{id}/{file}" for file in files]
@@ -190,12 +192,17 @@ class Store:
             merged += len(files)
         return merged
 
-    def gc(self) -> list[str]:
+    def gc(self, also: Collection[str] = ()) -> list[str]:
         """Delete what no row owns: packs, claims, temporary files, tables and folders of killed runs; return the paths.
 
         Not to be called while a study runs on this store: a trial about to be committed has no row yet. Packs that were
         given to SLURM stay, as they may still wait there; the driver, or `cancel`, deletes them. So do checkpoints of
         trials without a row, which go on from there.
+
+        Parameters
+        ----------
+        also : collection of {"adapters", "pictures", "checkpoints"}
+            Folders to empty, whatever owns what is there.
         """
         rows = self.attempts()
         owned = set(zip(rows["id"], rows["attempt"], strict=True))
@@ -212,6 +219,7 @@ class Store:
         doomed += sorted(file for file in self.packs.glob("*.json") if not given_to_slurm(file))
         doomed += sorted(self.claims.glob("*.json"))
         doomed += self.checkpoints.orphans(owned)
+        doomed += [path for kind in also for path in sorted((self.folder / kind).glob("*"))]
         deleted = []
         for path in dict.fromkeys(doomed):
             if path.is_dir():
@@ -220,24 +228,6 @@ class Store:
                 path.unlink(missing_ok=True)
             deleted.append(str(path.relative_to(self.folder)))
         return deleted
-
-    def keep_best(self, score: str) -> None:
-        """Delete the trained weights of every trial but the best of its backbone and task.
-
-        Parameters
-        ----------
-        score : str
-            The column that decides; of equals the lowest id stays.
-        """
-        parent = self.folder / "adapters"
-        if not parent.is_dir():
-            return
-        rows = self.rows()
-        kept = rows[rows["id"].map(lambda id: self.adapter(id).is_dir()) & rows[score].notna()]
-        kept = kept.sort_values([score, "id"], ascending=[not higher_is_better(score), True])
-        best = set(kept.groupby(["backbone_hash", "task_hash"])["id"].first())
-        for id in set(kept["id"]) - best:
-            shutil.rmtree(self.adapter(id), ignore_errors=True)
 
     def _frame(self, kind: str, columns: Mapping[str, str]) -> pd.DataFrame:
         for _ in range(5):

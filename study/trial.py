@@ -150,6 +150,8 @@ class Pack:
         Score name to scorer, as `study.backbones.resolve_scorer` takes it.
     keep : {"all", "best", "none"}
         Whether trained weights are handed to the store.
+    keep_pictures : {"all", "best", "none"}
+        Whether it keeps pictures.
     store : str
         The store's folder; its `cache/` may hold what trials share.
     attempts : dict of str to int
@@ -176,6 +178,7 @@ class Pack:
     asked: int | None = None
     take_over: bool = False
     checkpoint: float | None = None
+    keep_pictures: str = "all"
 
     def to_json(self) -> str:
         """Return the pack as one JSON document."""
@@ -193,6 +196,7 @@ class Pack:
                 "asked": self.asked,
                 "take_over": self.take_over,
                 "checkpoint": self.checkpoint,
+                "keep_pictures": self.keep_pictures,
             }
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from types import FrameType
 from typing import Annotated, Literal
 
@@ -15,6 +16,7 @@ from adapters.faults import InputFault
 from study.cli.dry_run import describe
 from study.cli.shared import GradientCheckpointing, Offload, StudyFile
 from study.executors.local import WorkerFault
+from study.keep import Word
 from study.resources import Resources
 from study.saving import Saving
 from study.study import Study
@@ -42,6 +44,11 @@ def command(
     account: Annotated[str | None, typer.Option(help="SLURM: instead of the study's `resources`.")] = None,
     time: Annotated[str | None, typer.Option(help="SLURM: time limit of a job, such as 90m, 8h, 1-12.")] = None,
     parallel: Annotated[int | None, typer.Option(min=1, help="SLURM: jobs that run at once at most.")] = None,
+    checkpoint_every: Annotated[
+        str | None, typer.Option(help="Time between two checkpoints of a trial in training, such as 10m; or never.")
+    ] = None,
+    keep: Annotated[Word | None, typer.Option(help="Trained weights to keep, instead of what the study says.")] = None,
+    keep_pictures: Annotated[Word | None, typer.Option(help="Pictures to keep, likewise.")] = None,
     take_over: Annotated[
         bool, typer.Option("--take-over", help="Run trials too of which it is not known whether others still run them.")
     ] = False,
@@ -59,7 +66,10 @@ def command(
     together = together_of(pack)
     loaded = Study.load(study, store)
     asked = {"partition": partition, "account": account, "time": time, "parallel": parallel}
+    asked["checkpoint"] = checkpoint_every
     resources = with_flags(loaded.config.resources, asked, executor)
+    words = {name: word for name, word in (("keep", keep), ("keep_pictures", keep_pictures)) if word is not None}
+    loaded.config = replace(loaded.config, resources=resources, **words)
     if dry_run:
         print("\n".join(describe(loaded)))
         return
@@ -107,13 +117,15 @@ def with_flags(resources: Resources, flags: Mapping[str, object], executor: str)
         For a value that is wrong, or that the executor does not take.
     """
     given = {name: value for name, value in flags.items() if value is not None}
-    if given and executor != "slurm":
-        raise InputFault(f"got --{next(iter(given))}, which is for jobs of SLURM; expected --executor slurm with it")
+    of_jobs = [name for name in given if name != "checkpoint"]
+    if of_jobs and executor != "slurm":
+        raise InputFault(f"got --{of_jobs[0]}, which is for jobs of SLURM; expected --executor slurm with it")
     try:
         return Resources(**{**resources.model_dump(), **given})
     except ValidationError as error:
         found = error.errors()[0]
-        raise InputFault(f"--{found['loc'][0]}: {found['msg'].removeprefix('Value error, ')}") from error
+        flag = "checkpoint-every" if found["loc"][0] == "checkpoint" else found["loc"][0]
+        raise InputFault(f"--{flag}: {found['msg'].removeprefix('Value error, ')}") from error
 
 
 def together_of(pack: str) -> int | None:

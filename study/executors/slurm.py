@@ -22,6 +22,7 @@ from study.executors.local import WORKER, State, WorkerFault, tail
 from study.executors.records import Record
 from study.executors.slurm_jobs import Job
 from study.executors.slurm_worker import NOTICE, PackJob
+from study.full_disk import FullDisk, is_full, message
 from study.process import Judge, Process
 from study.resources import Resources
 from study.store import Store
@@ -146,6 +147,8 @@ class SlurmExecutor:
             for handle in handles:
                 del self._given[handle]
                 records.delete(self.store, handle)
+            if is_full(error):
+                raise
             raise WorkerFault(f"SLURM took no jobs: {' '.join(str(error).split())[-600:]}") from error
         return handles
 
@@ -153,6 +156,11 @@ class SlurmExecutor:
         """Wait a second at most, and return the state of every pack if it was time to ask SLURM for it.
 
         A pack that is `done` or `lost` is named once and then forgotten.
+
+        Raises
+        ------
+        FullDisk
+            If a job found no room; the others go on as far as they can.
         """
         left = self._asked + self._wait - time.monotonic()
         if left > 0:
@@ -200,6 +208,8 @@ class SlurmExecutor:
         if over != given.over:  # a job that is being put back into the queue may look as if it had ended
             given.over, self._wait = over, 1.0
             return State("running")
+        if given.job is not None:
+            self._hear(given, given.job)
         return ended(self.store, given.job)
 
     def _hear(self, given: _Given, job: Job) -> None:
@@ -215,6 +225,8 @@ class SlurmExecutor:
                     event = json.loads(line)
                     if event["event"] in ("step", "result"):
                         self.listen(event)
+                    elif event["event"] == "full":
+                        raise FullDisk(message(self.store.folder, event["error"], event["path"]))
 
     def _log(self, job: Job, kind: str) -> Path:
         return log_of(self.store, job, kind)

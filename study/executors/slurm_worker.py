@@ -16,11 +16,15 @@ from typing import Any
 
 from study.executors.local import WORKER, cores, environment
 from study.executors.slurm_jobs import own_job
+from study.full_disk import CODE
 from study.store import Store
 from study.trial import Pack
 
 NOTICE = 90
 """Seconds before the end of its time at which a job is told of it."""
+
+WRITES = 30
+"""Seconds that a job gives its worker to write checkpoints before it is called without progress."""
 
 log = logging.getLogger("submitit")
 
@@ -48,6 +52,7 @@ class PackJob:
         self.command = tuple(command)
         self._begin = 0.0
         self._open = 0
+        self._steps: dict[str, int] = {}
 
     def __call__(self) -> None:
         """Run the worker to its end.
@@ -57,7 +62,7 @@ class PackJob:
         RuntimeError
             If the worker failed.
         """
-        self._begin, self._open = time.monotonic(), self._missing()
+        self._begin, self._open, self._steps = time.monotonic(), self._missing(), self._checkpoints()
         # The interpreter of this node: the environment is shared, and submitit was started by it.
         command = [sys.executable if word == WORKER[0] else word for word in self.command]
         code = subprocess.run(
@@ -69,28 +74,52 @@ class PackJob:
         ).returncode
         if code:
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-            raise RuntimeError(f"the worker {how}")
+            raise RuntimeError("the worker found no room on a disk" if code == CODE else f"the worker {how}")
 
     def checkpoint(self) -> Any:
-        """Return what the job does when it is started again; None to end it: in its whole time no trial had ended."""
+        """Return what the job does when it is started again; None to end it: in its whole time no trial got on."""
         from submitit.helpers import DelayedSubmission
 
         ran = time.monotonic() - self._begin
-        if ran > 60 * self.minutes - 2 * NOTICE and self._missing() == self._open:
+        if ran > 60 * self.minutes - 2 * NOTICE and not self._got_on():
             log.error(
-                "No trial of the pack ended within the time limit of %d minutes: it needs more time (`time`, --time), "
-                "or fewer trials trained together (--pack).",
+                "No trial of the pack ended, or got to another checkpoint, within the time limit of %d minutes: it "
+                "needs more time (`time`, --time), or fewer trials trained together (--pack).",
                 self.minutes,
             )
             return None
         return DelayedSubmission(PackJob(self.store, self.pack, self.logs, self.minutes, self.command))
 
+    def _got_on(self) -> bool:
+        """Say whether a trial ended or its checkpoint is of a later step than when the job began.
+
+        The worker hears of the end of the time when this process does, and may still be writing one.
+        """
+        for _ in range(WRITES):
+            if self._missing() < self._open:
+                return True
+            if any(step > self._steps.get(id, 0) for id, step in self._checkpoints().items()):
+                return True
+            time.sleep(1)
+        return False
+
     def _missing(self) -> int:
-        store, pack = Store(Path(self.store)), Pack.from_json(Path(self.pack).read_text(encoding="utf-8"))
-        return sum(not store.has(trial.id, pack.attempts.get(trial.id, 1)) for trial in pack.trials)
+        store = Store(Path(self.store))
+        return sum(not store.has(id, attempt) for id, attempt in self._attempts())
+
+    def _checkpoints(self) -> dict[str, int]:
+        checkpoints = Store(Path(self.store)).checkpoints
+        return {id: checkpoints.step(id, attempt) for id, attempt in self._attempts()}
+
+    def _attempts(self) -> list[tuple[str, int]]:
+        pack = Pack.from_json(Path(self.pack).read_text(encoding="utf-8"))
+        return [(trial.id, pack.attempts.get(trial.id, 1)) for trial in pack.trials]
 
 
 def _go_on() -> None:
-    """Let the worker go on while its job is being ended: a trial may still get its row before the kill."""
+    """Let the worker go on while its job is being ended: a trial may still get its row before the kill.
+
+    The worker knows by it that these signals announce an end, and writes checkpoints when it hears them.
+    """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -70,9 +71,8 @@ def pack_of(root, spec, worker):
             )
             for seed, design in enumerate(designs)
         )  # fmt: skip
-        scores = {"clip_t": clip} if spec.kind != "control" else {}
-        store, together = str(root / name), len(designs)
-        return Pack(trials, backbone, {spec.name: spec}, scores, "all", store, together=together, checkpoint=every)
+        given = {"scores": {"clip_t": clip}, "keep": "all", "store": str(root / name)}
+        return Pack(trials, backbone, {spec.name: spec}, **given, together=len(designs), checkpoint=every)
 
     return make
 
@@ -118,7 +118,7 @@ def assert_same_stores(one: Path, other: Path, count: int) -> None:
     [
         ("alone", [TLORA], {}),
         ("three", [LORA, POSITION, TLORA], {}),
-        ("text", [TEXT, LORA], {}),
+        ("text", [TEXT], {}),
         ("full", [FULL], {}),
         ("float16", [LORA, POSITION], {"precision": "float16"}),
     ],
@@ -137,8 +137,13 @@ def test_goes_on_bit_for_bit(pack_of, worker, name, designs, changes):
     assert steps_of(stopped) == [0] * len(designs), "deleted with the row"
 
 
-def test_what_is_trained_beside_the_design_goes_on_too(pack_of, worker):
-    control = resolve_task({"kind": "control", "scenes": "edges", "size": tiny.SIZE}, ROOT)
+def test_what_is_trained_beside_the_design_goes_on_too(pack_of, worker, tmp_path):
+    for folder, pictures in (("lamps", tiny.pictures(10)), ("maps", 255 - tiny.pictures(10))):
+        (tmp_path / folder).mkdir()
+        for index, picture in enumerate(pictures):
+            Image.fromarray(picture).save(tmp_path / folder / f"{index}.png")
+    own = {"kind": "control", "name": "own", "pictures": "lamps", "maps": "maps", "captions": "a lamp"}
+    control = resolve_task(own, tmp_path)
     through, stopped = (pack_of(f"control {how}", [LORA], spec=control) for how in ("through", "stopped"))
     run(through, worker)
     with pytest.raises(KeyboardInterrupt):
