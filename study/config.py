@@ -273,7 +273,6 @@ DEFAULTS: dict[str, Any] = {
 }
 """Of sections that may be left out; `scores` and `primary` are then those of the tasks."""
 
-
 ProtocolBy = dict[str, dict[str, dict[str, Any]]]
 """Factor, level as text, and the protocol's fields that differ there."""
 
@@ -299,9 +298,7 @@ class StudyConfig:
     store : str
         The store's folder, from the current one.
     resources : Resources
-        What its jobs on a cluster ask for.
-    keep, keep_pictures : {"all", "best", "none"}
-        Which weights and pictures stay in the store.
+    keep, keep_pictures : {"all", "best", "none"}, of weights and of pictures
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Which trained weights and pictures of trials stay in the store; their rows always do. It is no part of an identity."""
+"""Which weights and pictures of trials stay in the store; their rows always do. It is no part of an identity."""
 
 from __future__ import annotations
 

@@ -68,8 +68,9 @@ def command(
     asked = {"partition": partition, "account": account, "time": time, "parallel": parallel}
     asked["checkpoint"] = checkpoint_every
     resources = with_flags(loaded.config.resources, asked, executor)
-    words = {name: word for name, word in (("keep", keep), ("keep_pictures", keep_pictures)) if word is not None}
-    loaded.config = replace(loaded.config, resources=resources, **words)
+    said = loaded.config
+    pictures = keep_pictures or said.keep_pictures
+    loaded.config = replace(said, resources=resources, keep=keep or said.keep, keep_pictures=pictures)
     if dry_run:
         print("\n".join(describe(loaded)))
         return

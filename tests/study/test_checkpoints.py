@@ -1,4 +1,4 @@
-"""A trial that goes on from a checkpoint ends as one that ran through, bit for bit; what is no checkpoint is ignored."""
+"""A trial that goes on from a checkpoint ends as one that ran through, bit for bit; garbage is ignored."""
 
 import json
 import logging
@@ -259,7 +259,8 @@ def test_gc_leaves_checkpoints_of_trials_without_a_row(pack_of, worker):
 
 
 @pytest.mark.parametrize(
-    ("number", "designs"), [(signal.SIGKILL, [LORA]), (signal.SIGKILL, [LORA, POSITION, TLORA]), (signal.SIGTERM, [LORA])]
+    ("number", "designs"),
+    [(signal.SIGKILL, [LORA]), (signal.SIGKILL, [LORA, POSITION, TLORA]), (signal.SIGTERM, [LORA])],
 )
 def test_a_worker_killed_in_the_middle_is_gone_on_from(pack_of, worker, tmp_path, number, designs):
     """With SIGKILL from the last checkpoint, with SIGTERM from the step that it came at."""

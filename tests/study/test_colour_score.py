@@ -11,6 +11,7 @@ import pytest
 from adapters.faults import InputFault
 from study import config, plan
 from study.config import Protocol
+from study.keep import Keeping
 from study.pack import Worker, run_pack
 from study.report import content
 from study.scoring import TrueColours, score

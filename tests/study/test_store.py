@@ -11,6 +11,7 @@ from PIL import Image
 from adapters.faults import InputFault
 from study.columns import ROW
 from study.config import Protocol
+from study.keep import Keeping
 from study.store import Known, Store, read_results
 from study.trial import Trial, TrialResult
 
