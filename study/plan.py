@@ -170,6 +170,7 @@ def packs(
                     attempts={trial.id: attempts.get(trial.id, 0) + 1 for trial in part},
                     together=together,
                     checkpoint=study.resources.checkpoint_seconds,
+                    tensorboard=study.resources.tensorboard,
                     keep_pictures="none" if role and study.keep_pictures != "all" else study.keep_pictures,
                 )
             )

@@ -80,6 +80,8 @@ class Resources(BaseModel):
         Jobs that run at once at most.
     checkpoint : str
         Time between two checkpoints of a trial in training, anywhere; or `never`.
+    tensorboard : bool
+        Whether logs for TensorBoard are written, anywhere.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -96,6 +98,7 @@ class Resources(BaseModel):
     memory: Annotated[str, Field(pattern=r"^[1-9][0-9]*[KMGT]$")] | None = None
     parallel: int = Field(default=16, ge=1, strict=True)
     checkpoint: Annotated[str, BeforeValidator(_every)] = "10m"
+    tensorboard: bool = Field(default=False, strict=True)
 
     @property
     def minutes(self) -> int:

@@ -10,7 +10,7 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
-from study import plan, tuning
+from study import plan, tensorboard, tuning
 from study.backbones.names import fetch
 from study.driver import Driver
 from study.executors.local import LocalExecutor, cores, devices
@@ -112,12 +112,14 @@ class Running(ABC):
         Raises
         ------
         InputFault
-            If a backbone cannot be had.
+            If a backbone cannot be had, or TensorBoard that is asked for.
         WorkerFault
             If workers cannot be started.
         FullDisk
             If a disk is full; the same call goes on once there is room.
         """
+        if self.config.resources.tensorboard:
+            tensorboard.check()
         self.fetch()
         phases = self._phases({None} if only == "missing" else {"failed", "out_of_memory"}, limit)
         first = next(phases, None)

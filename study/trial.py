@@ -152,6 +152,8 @@ class Pack:
         Whether trained weights are handed to the store.
     keep_pictures : {"all", "best", "none"}
         Whether it keeps pictures.
+    tensorboard : bool
+        Whether logs for TensorBoard are written.
     store : str
         The store's folder; its `cache/` may hold what trials share.
     attempts : dict of str to int
@@ -179,6 +181,7 @@ class Pack:
     take_over: bool = False
     checkpoint: float | None = None
     keep_pictures: str = "all"
+    tensorboard: bool = False
 
     def to_json(self) -> str:
         """Return the pack as one JSON document."""
@@ -197,6 +200,7 @@ class Pack:
                 "take_over": self.take_over,
                 "checkpoint": self.checkpoint,
                 "keep_pictures": self.keep_pictures,
+                "tensorboard": self.tensorboard,
             }
         )
 

@@ -28,6 +28,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from study import tensorboard
 from study.atomic import look_anew
 from study.claims import Claims
 from study.full_disk import CODE, is_full, where
@@ -104,6 +105,8 @@ def run_file(path: Path, store: Store, run: Runtime, emit: Emit) -> None:
         result.columns.setdefault("log", os.environ.get(LOG, ""))
         if not store.commit(result, pack.study, attempt(result.trial), pack.keep, pack.keep_pictures):
             log.warning("%s had a row already; this result is discarded", result.trial.label())
+        elif pack.tensorboard:
+            tensorboard.write(store.folder, result, attempt(result.trial))
         store.checkpoints.delete(id, attempt(result.trial))
         claims.release(id, attempt(result.trial))
         scores = {name: value for name, value in result.scores.items() if math.isfinite(value)}

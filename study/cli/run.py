@@ -49,6 +49,9 @@ def command(
     ] = None,
     keep: Annotated[Word | None, typer.Option(help="Trained weights to keep, instead of what the study says.")] = None,
     keep_pictures: Annotated[Word | None, typer.Option(help="Pictures to keep, likewise.")] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write logs for TensorBoard into the store's folder tensorboard.")
+    ] = False,
     take_over: Annotated[
         bool, typer.Option("--take-over", help="Run trials too of which it is not known whether others still run them.")
     ] = False,
@@ -65,8 +68,8 @@ def command(
     Saving(gradient_checkpointing, offload).to_environment()
     together = together_of(pack)
     loaded = Study.load(study, store)
-    asked = {"partition": partition, "account": account, "time": time, "parallel": parallel}
-    asked["checkpoint"] = checkpoint_every
+    asked: dict[str, object] = {"partition": partition, "account": account, "time": time}
+    asked |= {"parallel": parallel, "checkpoint": checkpoint_every, "tensorboard": tensorboard or None}
     resources = with_flags(loaded.config.resources, asked, executor)
     said = loaded.config
     pictures = keep_pictures or said.keep_pictures
@@ -118,7 +121,7 @@ def with_flags(resources: Resources, flags: Mapping[str, object], executor: str)
         For a value that is wrong, or that the executor does not take.
     """
     given = {name: value for name, value in flags.items() if value is not None}
-    of_jobs = [name for name in given if name != "checkpoint"]
+    of_jobs = [name for name in given if name not in ("checkpoint", "tensorboard")]
     if of_jobs and executor != "slurm":
         raise InputFault(f"got --{of_jobs[0]}, which is for jobs of SLURM; expected --executor slurm with it")
     try:

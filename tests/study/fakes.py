@@ -3,6 +3,7 @@
 Run as a program it is the worker (`python fakes.py STORE --device cpu`) or, with `drive`, the driver.
 """
 
+import errno
 import json
 import math
 import os
@@ -96,7 +97,7 @@ def score_at(rate: float, best: float) -> float:
 def runtime(device: str | None) -> Runtime:
     """A runtime whose trials take FAKE_SECONDS each.
 
-    A design with the activation FAKE_DEADLY kills its worker. FAKE_RATES, a JSON object, names the best learning rate
+    A design with the activation FAKE_DEADLY kills its worker, one with FAKE_FULL finds the disk full. FAKE_RATES, a JSON object, names the best learning rate
     of each method; with it, a trial diverges at rates ten times as high and more.
     """
     pause, deadly = float(os.environ.get("FAKE_SECONDS", "0")), os.environ.get("FAKE_DEADLY")
@@ -113,6 +114,8 @@ def runtime(device: str | None) -> Runtime:
                 time.sleep(pause / 3)
             if deadly and trial.design.get("activation") == deadly:
                 os.kill(os.getpid(), signal.SIGKILL)
+            if trial.design.get("activation") == os.environ.get("FAKE_FULL", "no"):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"{pack.store}/adapters/0")
             value = score(trial.id)
             if trial.design["method"] in rates:
                 rate, best = trial.protocol.learning_rate, rates[trial.design["method"]]
