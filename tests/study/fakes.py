@@ -97,8 +97,8 @@ def score_at(rate: float, best: float) -> float:
 def runtime(device: str | None) -> Runtime:
     """A runtime whose trials take FAKE_SECONDS each.
 
-    A design with the activation FAKE_DEADLY kills its worker, one with FAKE_FULL finds the disk full. FAKE_RATES, a JSON object, names the best learning rate
-    of each method; with it, a trial diverges at rates ten times as high and more.
+    A design with the activation FAKE_DEADLY kills its worker, one with FAKE_FULL finds the disk full. FAKE_RATES, JSON,
+    names the best learning rate of each method; with it, a trial diverges at rates ten times as high and more.
     """
     pause, deadly = float(os.environ.get("FAKE_SECONDS", "0")), os.environ.get("FAKE_DEADLY")
     rates = json.loads(os.environ.get("FAKE_RATES", "{}"))
