@@ -1,5 +1,6 @@
 """A trial that goes on from a checkpoint ends as one that ran through, bit for bit; garbage is ignored."""
 
+import errno
 import json
 import logging
 import math
@@ -21,12 +22,16 @@ import adapters
 from study.checkpoints import Notice
 from study.commit import digest
 from study.config import Protocol
+from study.driver import TRIES
+from study.executors.local import LocalExecutor
 from study.pack import Worker, run_pack
 from study.provenance import made_by
+from study.resources import Resources
 from study.store import Store
+from study.study import Study
 from study.tasks import resolve_task
 from study.trial import Pack, Trial
-from tests.study import tiny
+from tests.study import fakes, tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 PROTOCOL = Protocol(steps=12, sampling_steps=1, pictures=1, prior_pictures=2, batch=1)
@@ -314,3 +319,32 @@ def test_a_process_that_is_to_go_on_writes_and_goes_on(monkeypatch):
     finally:
         for number, before in ignored.items():
             signal.signal(number, before)
+
+
+def test_a_trial_that_gets_on_is_tried_again_however_often_it_is_ended(tmp_path, monkeypatch):
+    """As on nodes that are taken away; one that does not get on fails after three tries (tests/study/test_kills.py)."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("FAKE_PREEMPTED", f"silu:{2 * TRIES}")
+    small = {"seeds": 1, "factors": {"input": ["CA_out"], "output": ["FFN_in"], "activation": ["silu"]}}
+    study = Study.load(fakes.study_file(tmp_path, tasks=fakes.SECTIONS["tasks"][:1], **small))
+    outcome = study.run(executor=LocalExecutor(study.store, ["cpu"], command=fakes.COMMAND))
+    assert outcome.counts == {"done": 2} and outcome.failed == []
+    assert list(study.store.checkpoints.folder.iterdir()) == [], "deleted with the row"
+
+
+def test_a_checkpoint_without_room_ends_the_run_and_fails_no_trial(pack_of, worker, monkeypatch):
+    def full(path, fill):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("study.checkpoints.write_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(pack_of("no room", [LORA]), worker)
+
+
+def test_times_between_checkpoints():
+    assert Resources().checkpoint_seconds == 600
+    assert [Resources(checkpoint=text).checkpoint_seconds for text in ("90s", "2h", "1d")] == [90, 7200, 86400]
+    assert Resources(checkpoint="never").checkpoint_seconds is None
+    for wrong in ("0m", "10", 10, "soon", "1.5h"):
+        with pytest.raises(ValueError, match="such as 10m or 90s, or never"):
+            Resources(checkpoint=wrong)

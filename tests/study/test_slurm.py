@@ -233,7 +233,10 @@ def test_states_of_jobs(slurm):
 def test_flags_come_before_the_study_and_are_for_slurm_only():
     asked = Resources(partition="a", time="1h")
     assert with_flags(asked, {"partition": "b", "time": None}, "slurm") == Resources(partition="b", time="1h")
+    assert with_flags(asked, {"checkpoint": "5m"}, "local").checkpoint_seconds == 300, "this one is for all"
     with pytest.raises(InputFault, match="expected --executor slurm"):
         with_flags(asked, {"partition": "b"}, "local")
     with pytest.raises(InputFault, match="--time: got 'soon'"):
         with_flags(asked, {"time": "soon"}, "slurm")
+    with pytest.raises(InputFault, match="--checkpoint-every: got 'soon'"):
+        with_flags(asked, {"checkpoint": "soon"}, "local")
