@@ -24,7 +24,9 @@ NOTICE = 90
 """Seconds before the end of its time at which a job is told of it."""
 
 WRITES = 30
-"""Seconds that a job gives its worker to write checkpoints before it is called without progress."""
+"""Seconds that a job gives its worker to write checkpoints before it lets itself be ended."""
+
+_QUIET = 3
 
 log = logging.getLogger("submitit")
 
@@ -53,6 +55,7 @@ class PackJob:
         self._begin = 0.0
         self._open = 0
         self._steps: dict[str, int] = {}
+        self._worker: subprocess.Popen[bytes] | None = None
 
     def __call__(self) -> None:
         """Run the worker to its end.
@@ -65,13 +68,13 @@ class PackJob:
         self._begin, self._open, self._steps = time.monotonic(), self._missing(), self._checkpoints()
         # The interpreter of this node: the environment is shared, and submitit was started by it.
         command = [sys.executable if word == WORKER[0] else word for word in self.command]
-        code = subprocess.run(
+        self._worker = subprocess.Popen(
             [*command, self.store, self.pack],
             stdin=subprocess.DEVNULL,
             env=environment(cores(), f"{self.logs}/{own_job()}_0_log.err"),
             preexec_fn=_go_on,
-            check=False,
-        ).returncode
+        )
+        code = self._worker.wait()
         if code:
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
             raise RuntimeError("the worker found no room on a disk" if code == CODE else f"the worker {how}")
@@ -80,6 +83,7 @@ class PackJob:
         """Return what the job does when it is started again; None to end it: in its whole time no trial got on."""
         from submitit.helpers import DelayedSubmission
 
+        self._let_write()
         ran = time.monotonic() - self._begin
         if ran > 60 * self.minutes - 2 * NOTICE and not self._got_on():
             log.error(
@@ -90,18 +94,23 @@ class PackJob:
             return None
         return DelayedSubmission(PackJob(self.store, self.pack, self.logs, self.minutes, self.command))
 
-    def _got_on(self) -> bool:
-        """Say whether a trial ended or its checkpoint is of a later step than when the job began.
-
-        The worker hears of the end of the time when this process does, and may still be writing one.
-        """
+    def _let_write(self) -> None:
+        """Have the worker write what it trains, and wait until it has: the job is killed as soon as this one leaves."""
+        if self._worker is None or not self._read().checkpoint:
+            return
+        self._worker.send_signal(signal.SIGTERM)
+        seen, changes, quiet = self._checkpoints(), 0, 0
         for _ in range(WRITES):
-            if self._missing() < self._open:
-                return True
-            if any(step > self._steps.get(id, 0) for id, step in self._checkpoints().items()):
-                return True
+            if self._worker.poll() is not None or (changes and quiet >= _QUIET):
+                return
             time.sleep(1)
-        return False
+            now = self._checkpoints()
+            changes, quiet, seen = changes + (now != seen), 0 if now != seen else quiet + 1, now
+
+    def _got_on(self) -> bool:
+        """Say whether a trial ended, or its checkpoint is of a later step than when the job began."""
+        later = any(step > self._steps.get(id, 0) for id, step in self._checkpoints().items())
+        return later or self._missing() < self._open
 
     def _missing(self) -> int:
         store = Store(Path(self.store))
@@ -111,8 +120,11 @@ class PackJob:
         checkpoints = Store(Path(self.store)).checkpoints
         return {id: checkpoints.step(id, attempt) for id, attempt in self._attempts()}
 
+    def _read(self) -> Pack:
+        return Pack.from_json(Path(self.pack).read_text(encoding="utf-8"))
+
     def _attempts(self) -> list[tuple[str, int]]:
-        pack = Pack.from_json(Path(self.pack).read_text(encoding="utf-8"))
+        pack = self._read()
         return [(trial.id, pack.attempts.get(trial.id, 1)) for trial in pack.trials]
 
 

@@ -155,6 +155,27 @@ def test_what_slurm_does_to_jobs_costs_no_row_and_doubles_none(environment, tmp_
     assert rows["clip_i"].tolist() == [fakes.score(id) for id in rows["id"]]
 
 
+def test_a_trial_that_slurm_interrupts_goes_on_from_the_step_it_was_at(environment, tmp_path):
+    """No checkpoint is due for an hour: it is written because SLURM announces the end."""
+    file = tmp_path / "long.yaml"
+    factors = {"input": ["CA_out"], "output": ["FFN_in"]}
+    protocol = {**STUDY["protocol"], "steps": 400}
+    own = {**STUDY, "factors": factors, "protocol": protocol, "store": str(tmp_path / "store")}
+    file.write_text(yaml.safe_dump(own, sort_keys=False))
+    store = Study.load(file).store
+    driver = adapter_study("run", file, "--executor", "slurm", "--pack", "1", "--checkpoint-every", "1h")
+    outs = wait_until(lambda: [out for out in store.logs.rglob("*_log.out") if '"step": 20,' in out.read_text()])
+    job = outs[0].name.removesuffix("_0_log.out")
+    subprocess.run(["scancel", "--signal=USR2", job], check=False)
+    hurry(job)
+    said = driver.communicate(timeout=500)
+    assert driver.returncode == 0, said
+    check_once(file)
+    rows = store.rows().set_index("role")
+    assert 20 <= rows.loc["study", "resumed_step"] < 400 and rows.loc["reference", "resumed_step"] == 0
+    assert rows.loc["study", "status"] == "done" and len(store.curves()) == 100
+
+
 def test_cancel_ends_the_jobs(environment, tmp_path, monkeypatch):
     monkeypatch.setenv("FAKE_SECONDS", "100")
     file = fakes.study_file(tmp_path, seeds=1)

@@ -167,8 +167,7 @@ def test_without_submitit_one_sentence_says_how_to_install_it(study, monkeypatch
         executor(study)
 
 
-def test_job_at_its_time_limit_goes_on_only_if_a_trial_has_got_on(study, tmp_path, monkeypatch):
-    monkeypatch.setattr("study.executors.slurm_worker.WRITES", 1)
+def test_job_at_its_time_limit_goes_on_only_if_a_trial_has_got_on(study, tmp_path):
     (pack,) = packs(study.config, study.trials, {}, str(study.store.folder))
     file = tmp_path / "pack.json"
     file.write_text(pack.to_json())
