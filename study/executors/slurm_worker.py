@@ -74,7 +74,11 @@ class PackJob:
             env=environment(cores(), f"{self.logs}/{own_job()}_0_log.err"),
             preexec_fn=_go_on,
         )
-        code = self._worker.wait()
+        try:
+            code = self._worker.wait()
+        except BaseException:  # submitit leaves from within a signal's handler, and the worker must not outlive the job
+            self._worker.kill()
+            raise
         if code:
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
             raise RuntimeError("the worker found no room on a disk" if code == CODE else f"the worker {how}")
@@ -98,8 +102,8 @@ class PackJob:
         """Have the worker write what it trains, and wait until it has: the job is killed as soon as this one leaves."""
         if self._worker is None or not self._read().checkpoint:
             return
-        self._worker.send_signal(signal.SIGTERM)
         seen, changes, quiet = self._checkpoints(), 0, 0
+        self._worker.send_signal(signal.SIGTERM)
         for _ in range(WRITES):
             if self._worker.poll() is not None or (changes and quiet >= _QUIET):
                 return
