@@ -64,7 +64,7 @@ class State:
             forms = {name: (moment.shape, moment.dtype) for name, moment in own.items()}
             step = forms.pop("step", None)
             wanted = dict.fromkeys(("exp_avg", "exp_avg_sq"), (parameter.shape, parameter.dtype))
-            if (forms, step is None) != (wanted, False) and own:
+            if own and (forms != wanted or step is None or step[0] != ()):
                 return False
         return True
 

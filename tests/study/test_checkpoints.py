@@ -82,6 +82,14 @@ def pack_of(root, spec, worker):
     return make
 
 
+@pytest.fixture(scope="module")
+def plain(pack_of, worker):
+    """The store of a trial that ran through."""
+    pack = pack_of("plain", [LORA], every=None)
+    run(pack, worker)
+    return Path(pack.store)
+
+
 def run(pack, worker, until=None):
     """Run a pack as a worker does, or until so many steps are told of."""
 
@@ -157,14 +165,13 @@ def test_what_is_trained_beside_the_design_goes_on_too(pack_of, worker, tmp_path
     assert_same_stores(Path(through.store), Path(stopped.store), 1)
 
 
-def test_checkpoints_change_no_number_and_short_trials_write_none(pack_of, worker):
-    without, rare = pack_of("without", [LORA], every=None), pack_of("rare", [LORA], every=600.0)
-    often = pack_of("often", [LORA])
-    for pack in (without, rare, often):
+def test_checkpoints_change_no_number_and_short_trials_write_none(pack_of, worker, plain):
+    rare, often = pack_of("rare", [LORA], every=600.0), pack_of("often", [LORA])
+    for pack in (rare, often):
         run(pack, worker)
-    assert not (Path(without.store) / "checkpoints").exists() and not (Path(rare.store) / "checkpoints").exists()
-    assert_same_stores(Path(without.store), Path(often.store), 1)
-    assert_same_stores(Path(without.store), Path(rare.store), 1)
+        assert_same_stores(plain, Path(pack.store), 1)
+    assert not (plain / "checkpoints").exists() and not (Path(rare.store) / "checkpoints").exists()
+    assert (Path(often.store) / "checkpoints").exists()
 
 
 def test_only_trials_of_the_same_step_go_on_together(pack_of, worker):
@@ -198,16 +205,15 @@ def damage(file: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["torn", "empty", "noise", "header only", "one bit", "step", "format", "trial"])
-def test_what_is_no_checkpoint_of_the_trial_is_ignored_and_told(pack_of, worker, caplog, how):
-    through, stopped = pack_of(f"ignored {how}", [LORA]), pack_of(f"damaged {how}", [LORA])
-    run(through, worker)
+def test_what_is_no_checkpoint_of_the_trial_is_ignored_and_told(pack_of, worker, plain, caplog, how):
+    stopped = pack_of(f"damaged {how}", [LORA])
     with pytest.raises(KeyboardInterrupt):
         run(stopped, worker, until=10)
     damage(Store(Path(stopped.store)).checkpoints.file(stopped.trials[0].id, 1), how)
     with caplog.at_level(logging.WARNING):
         (result,) = run(stopped, worker)
     assert "begins anew: its checkpoint" in caplog.text and result.columns["resumed_step"] == 0
-    assert_same_stores(Path(through.store), Path(stopped.store), 1)
+    assert_same_stores(plain, Path(stopped.store), 1)
 
 
 @pytest.mark.parametrize("other", ["attempt", "seed", "steps", "versions", "trial"])
@@ -243,6 +249,8 @@ def test_a_state_of_other_shapes_does_not_fit(pack_of, worker):
     assert not state.fits(own[1:])
     assert not state.fits([torch.nn.Parameter(torch.zeros(3, 7)), *own[1:]])
     moments = [{**state.moments[0], "exp_avg": torch.zeros(2)}, *state.moments[1:]]
+    assert not replace(state, moments=moments).fits(own)
+    moments = [{**state.moments[0], "step": torch.zeros(2)}, *state.moments[1:]]
     assert not replace(state, moments=moments).fits(own)
     assert not replace(state, moments=[{"exp_avg": state.moments[0]["exp_avg"]}, *state.moments[1:]]).fits(own)
 
