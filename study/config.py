@@ -17,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from study import shipped
 from study.backbones.names import lacking
 from study.keep import Keep
+from study.pruner_section import PrunerSection
 from study.resources import Resources
 from study.strategies.ask_tell import Sampler
 from study.strategies.factorial import Factorial
@@ -34,7 +35,7 @@ SHIPPED = Path(__file__).parent / "studies"
 
 def _none_yet(value: Any) -> Any:
     if value not in ([], ()):
-        raise ValueError(f"got {value!r}, expected []: this version scores a trial at its end only")
+        raise ValueError(f"got {value!r}, expected []: a trial is scored at its end only, or for a search's pruner")
     return ()
 
 
@@ -172,9 +173,10 @@ class OptunaSection(BaseModel):
 
 
 class SearchSection(OptunaSection):
-    """The same over designs, which may be searched for several scores."""
+    """The same over designs."""
 
     scores: Annotated[list[str], BeforeValidator(_listed), Field(max_length=4)] = []
+    pruner: PrunerSection | None = None
 
 
 class RefineSection(BaseModel):
@@ -233,8 +235,7 @@ class ConfirmSection(BaseModel):
 
 
 _Primary = Literal["clip_i", "clip_t", "dino_i", "dinov2_i", "colour", "fid", "kid", "precision", "recall",
-    "mean_iou", "pixel_accuracy", "edge_error", "landmark_error",
-]
+    "mean_iou", "pixel_accuracy", "edge_error", "landmark_error"]  # fmt: skip
 _Score = Literal[_Primary, "noise_difference"]
 _Scores = Annotated[dict[_Score, Any], Field(min_length=1)]
 SECTIONS: dict[str, Any] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,8 +58,20 @@ def _spread(count: int) -> list[int]:
 
 
 def _pictures(study: Study, images: pd.DataFrame, id: str) -> list[np.ndarray]:
+    """Return the first pictures of a trial; none if one is damaged, as those after it would stand under other noise."""
     from PIL import Image
 
+    from study.tasks.pictures import UNREADABLE
+
     files = images[images["id"] == id].sort_values("index")["file"].head(PICTURES)
-    paths = [study.store.folder / file for file in files.dropna()]
-    return [np.asarray(Image.open(path).convert("RGB")) for path in paths if path.exists()]
+    pictures = []
+    for path in (study.store.folder / file for file in files.dropna()):
+        try:
+            with Image.open(path) as opened:
+                pictures.append(np.asarray(opened.convert("RGB")))
+        except FileNotFoundError:
+            continue
+        except UNREADABLE as error:
+            warnings.warn(f"{path} is damaged ({error}); the pictures of its trial are not shown", stacklevel=2)
+            return []
+    return pictures

@@ -34,20 +34,22 @@ class Resuming:
 
     def step(self, trial: Trial) -> int:
         """Return the step at which a trial goes on, as its checkpoint says; 0 if it begins."""
-        return self._checkpoints.step(trial.id, self._attempt(trial)) if self._pack.checkpoint else 0
+        return self._checkpoints.step(trial.id, self._attempt(trial)) if self._kept(trial) else 0
 
     def read(self, part: Sequence[Ready]) -> list[State | None]:
         """Read where earlier processes left trials; None of those that begin."""
-        if not self._pack.checkpoint:
-            return [None] * len(part)
         trials = [each.trial for each in part]
-        return [self._checkpoints.read(trial, self._attempt(trial), self._made_with) for trial in trials]
+        return [
+            self._checkpoints.read(trial, self._attempt(trial), self._made_with) if self._kept(trial) else None
+            for trial in trials
+        ]
 
     def keeper(
         self, part: Sequence[Ready], states: Sequence[State | None], parameters: Sequence[Sequence[nn.Parameter]]
     ) -> Keeper | None:
-        """Return what has trials go on from their states, all of one step; None if no checkpoints are asked for."""
-        if not self._pack.checkpoint:
+        """Return what has trials go on from their states, all of one step; None if one of them keeps none."""
+        every = self._pack.checkpoint
+        if not every or not all(self._kept(each.trial) for each in part):
             return None
         for each, state, own in zip(part, states, parameters, strict=True):
             if state is not None and not state.fits(own):
@@ -55,7 +57,11 @@ class Resuming:
                 states = [None] * len(part)
                 break
         trials = [(each.trial, self._attempt(each.trial)) for each in part]
-        return Keeper(self._checkpoints, trials, states, self._pack.checkpoint, self._notice, self._made_with)
+        return Keeper(self._checkpoints, trials, states, every, self._notice, self._made_with)
+
+    def _kept(self, trial: Trial) -> bool:
+        """Say whether a trial has checkpoints: not if it may be pruned, as they do not hold its scores on the way."""
+        return bool(self._pack.checkpoint) and trial.pruning is None
 
     def _attempt(self, trial: Trial) -> int:
         return self._pack.attempts.get(trial.id, 1)

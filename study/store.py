@@ -10,26 +10,35 @@ import json
 import math
 import shutil
 import uuid
+import warnings
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapters.faults import InputFault
-from study.atomic import TEMPORARY
+from study.atomic import TEMPORARY, look_anew
 from study.canonical import canonical_json
 from study.checkpoints import Checkpoints
 from study.columns import IMAGE, MEASURED, ROW, SCORES
-from study.commit import Fill, commit
+from study.commit import Fill, commit, give_back
+from study.damage import left_out, set_aside_before
 from study.executors.records import given_to_slurm
 from study.space import factor_texts
 from study.tables import attempts_in, completed, files_of, fill_table, read_tables, table_of, write_table
-from study.trial import FINAL, STATUSES, TrialResult
+from study.trial import FINAL, PRUNED, STATUSES, TrialResult
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 _TABLES = ("trials", "images", "curves")
+LOOSE = 1000
+"""Files of rows that are merged by the driver of a run."""
+
+KEYS = ("id", "attempt", "status")
+"""Columns that decide which attempt of a trial counts."""
 
 
 @dataclass(frozen=True)
@@ -139,15 +148,24 @@ class Store:
         if not self._compacted.exists():  # to look for merged files takes long in a folder of many others
             return False
         id, _, attempt = file.stem.partition(".")
-        merged = sorted((self.folder / "trials").glob("merged-*.parquet"))
-        return any((id, int(attempt)) in attempts_in(each) for each in merged)
+        while True:
+            merged = sorted((self.folder / "trials").glob("merged-*.parquet"))
+            try:
+                return any((id, int(attempt)) in attempts_in(each) for each in merged)
+            except FileNotFoundError:
+                continue  # merged with others since it was listed: look again
 
     @property
     def _compacted(self) -> Path:
         return self.folder / "compacted"
 
-    def rows(self) -> pd.DataFrame:
-        """Return one row a trial: the final one first, then the lowest attempt.
+    def rows(self, columns: Collection[str] | None = None) -> pd.DataFrame:
+        """Return one row a trial: the final one first, then the lowest attempt. Pruned trials are left out.
+
+        Parameters
+        ----------
+        columns : collection of str, optional
+            Of `study.columns.ROW`: read these only, and those of `KEYS`, which is faster.
 
         Returns
         -------
@@ -157,13 +175,19 @@ class Store:
         Raises
         ------
         InputFault
-            If a file is damaged or was written by an unknown version.
+            If a file was written by an unknown version. One that is damaged is left out, with a warning.
         """
-        return _one_a_trial(self.attempts())
+        return one_a_trial(self.attempts(columns))
 
-    def attempts(self) -> pd.DataFrame:
+    def pruned(self) -> pd.DataFrame:
+        """Return the rows of trials that a search pruned, a row each time; who does not ask finds them unfinished."""
+        frame = self.attempts()
+        return frame[frame["status"] == PRUNED].reset_index(drop=True)
+
+    def attempts(self, columns: Collection[str] | None = None) -> pd.DataFrame:
         """Return the rows of every attempt, superseded ones included."""
-        return self._frame("trials", ROW)
+        wanted = ROW if columns is None else {name: ROW[name] for name in dict.fromkeys([*KEYS, *columns])}
+        return self._frame("trials", wanted, columns is not None)
 
     def images(self) -> pd.DataFrame:
         """Return a row a generated picture, of the attempts that `rows` returns."""
@@ -173,24 +197,49 @@ class Store:
         """Return a row a recorded training step, of the attempts that `rows` returns."""
         return self._current(self._frame("curves", {"id": "string", "attempt": "int64"}))
 
-    def compact(self) -> int:
+    def compact(self, tables: Iterable[str] = _TABLES, least: int = 2) -> int:
         """Merge the files of each table into one; return how many files were merged.
 
         The merged file is synced before anything is deleted, and readers take each attempt once, so a kill in between
-        loses and doubles nothing.
+        loses and doubles nothing, and neither does another process that merges the same. Damaged files stay as they
+        are, with a warning.
+
+        Parameters
+        ----------
+        tables : iterable of {"trials", "images", "curves"}
+        least : int
+            Leave a table alone that has fewer files.
         """
         merged = 0
-        for kind in _TABLES:
+        for kind in tables:
             files = files_of(self.folder / kind)
+            if len(files) < least:
+                continue
+            damaged: dict[Path, str] = {}
+            try:
+                table = read_tables(files, damaged=damaged)
+            except FileNotFoundError:
+                continue  # another process merges them
+            _warn(damaged)
+            files = [file for file in files if file not in damaged]
             if len(files) < 2:
                 continue
             # A name of its own each time: a merge must never replace the file that it reads.
-            write_table(self.folder / kind / f"merged-{uuid.uuid4().hex}.parquet", read_tables(files))
+            write_table(self.folder / kind / f"merged-{uuid.uuid4().hex}.parquet", table)
             self._compacted.touch()
             for file in files:
                 file.unlink(missing_ok=True)
             merged += len(files)
         return merged
+
+    def tidy(self) -> None:
+        """Merge rows once there are so many files of them that to read these would take long."""
+        self.compact(("trials",), LOOSE)
+
+    def look_anew(self) -> None:
+        """Make a network file system ask its server which rows there are."""
+        look_anew(self.folder)
+        look_anew(self.folder / "trials")
 
     def gc(self, also: Collection[str] = ()) -> list[str]:
         """Delete what no row owns: packs, claims, temporary files, tables and folders of killed runs; return the paths.
@@ -203,11 +252,23 @@ class Store:
         ----------
         also : collection of {"adapters", "pictures", "checkpoints"}
             Folders to empty, whatever owns what is there.
+
+        Raises
+        ------
+        InputFault
+            If rows are damaged: it is not known then what they own.
         """
-        rows = self.attempts()
+        _, table, damaged = self._read("trials")
+        if damaged:
+            raise InputFault(
+                f"{', '.join(map(str, damaged))}: damaged, so it is not known what belongs to the rows in it; "
+                "`adapter-study run` sets it aside and runs their trials again; use gc after that"
+            )
+        rows = completed(ROW, table).to_pandas()
         owned = set(zip(rows["id"], rows["attempt"], strict=True))
         ids = set(rows["id"])
-        doomed = [path for path in self.folder.rglob(f"*{TEMPORARY}") if path.exists()]
+        parts = [path for path in self.folder.rglob(f"*{TEMPORARY}") if path.exists()]
+        doomed = [path for path in parts if not give_back(self.folder, path)]
         for kind in ("images", "curves"):
             for file in files_of(self.folder / kind):
                 id, _, attempt = file.stem.partition(".")
@@ -216,10 +277,12 @@ class Store:
         for kind in ("pictures", "adapters"):
             parent = self.folder / kind
             doomed += [path for path in parent.iterdir() if path.name not in ids] if parent.is_dir() else []
-        doomed += sorted(file for file in self.packs.glob("*.json") if not given_to_slurm(file))
+        waiting = {file.with_suffix("") for file in self.packs.glob("*.json") if given_to_slurm(file)}
+        doomed += sorted(file for file in self.packs.glob("*.j*") if file.with_suffix("") not in waiting)
         doomed += sorted(self.claims.glob("*.json"))
         doomed += self.checkpoints.orphans(owned)
         doomed += [path for kind in also for path in sorted((self.folder / kind).glob("*"))]
+        doomed += set_aside_before(self)
         deleted = []
         for path in dict.fromkeys(doomed):
             if path.is_dir():
@@ -229,14 +292,23 @@ class Store:
             deleted.append(str(path.relative_to(self.folder)))
         return deleted
 
-    def _frame(self, kind: str, columns: Mapping[str, str]) -> pd.DataFrame:
+    def _frame(self, kind: str, columns: Mapping[str, str], only: bool = False) -> pd.DataFrame:
+        _, table, damaged = self._read(kind, columns if only else None)
+        _warn(damaged)
+        return completed(columns, table).to_pandas()
+
+    def _read(
+        self, kind: str, columns: Collection[str] | None = None
+    ) -> tuple[list[Path], pa.Table, dict[Path, str]]:
+        """Return the files of a table that can be read, their rows, and why the others cannot."""
         for _ in range(5):
+            damaged: dict[Path, str] = {}
             files = files_of(self.folder / kind)
             try:
-                table = read_tables(files) if files else table_of([], columns)
-                return completed(columns, table).to_pandas()
+                table = read_tables(files, columns, damaged)
             except FileNotFoundError:
-                continue  # compacted by another process since it was listed: look again
+                continue  # compacted or set aside by another process since it was listed: look again
+            return [file for file in files if file not in damaged], table, damaged
         raise InputFault(f"{self.folder / kind} changes faster than it can be read; try again")
 
     def _current(self, frame: pd.DataFrame) -> pd.DataFrame:
@@ -251,13 +323,13 @@ class Known:
     attempts: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, store: Store) -> Known:
-        """Read the rows of a store once."""
-        frame = store.attempts()
-        rows = _one_a_trial(frame)
+    def of(cls, attempts: pd.DataFrame) -> Known:
+        """Take it from the attempts that a store has."""
+        rows = one_a_trial(attempts)
+        last = attempts.groupby("id")["attempt"].max()
         return cls(
-            dict(zip(rows["id"], rows["status"], strict=True)),
-            {str(id): int(last) for id, last in frame.groupby("id")["attempt"].max().items()},
+            dict(zip(rows["id"].tolist(), rows["status"].tolist(), strict=True)),
+            dict(zip(last.index.tolist(), last.tolist(), strict=True)),
         )
 
 
@@ -305,6 +377,16 @@ def read_results(path: str | Path, tuning: bool = False) -> pd.DataFrame:
     raise InputFault(f"{path}: expected a store, or a file that ends in .parquet or .csv")
 
 
+def _warn(damaged: Mapping[Path, str]) -> None:
+    for file, reason in damaged.items():
+        _warn_once(left_out(file, reason))
+
+
+@cache
+def _warn_once(told: str) -> None:
+    warnings.warn(told, stacklevel=4)
+
+
 def _row(result: TrialResult, study: str, attempt: int) -> dict[str, Any]:
     trial = result.trial
     unknown = [*set(result.scores) - set(SCORES), *set(result.columns) - set(MEASURED)]
@@ -334,9 +416,14 @@ def _row(result: TrialResult, study: str, attempt: int) -> dict[str, Any]:
     }
 
 
-def _one_a_trial(frame: pd.DataFrame) -> pd.DataFrame:
-    order = frame.assign(_late=~frame["status"].isin(FINAL)).sort_values(["_late", "attempt"], kind="stable")
-    return order.drop_duplicates("id").drop(columns="_late").sort_index().reset_index(drop=True)
+def one_a_trial(attempts: pd.DataFrame) -> pd.DataFrame:
+    """Return the attempts that count, one a trial: the final one first, then the lowest; none of pruned trials."""
+    attempts = attempts[attempts["status"] != PRUNED]
+    if attempts["id"].is_unique:
+        return attempts.reset_index(drop=True)
+    order = attempts[["id", "attempt"]].assign(late=~attempts["status"].isin(FINAL))
+    order = order.sort_values(["late", "attempt"], kind="stable").drop_duplicates("id")
+    return attempts.loc[order.index.sort_values()].reset_index(drop=True)
 
 
 def _save_pictures(folder: Path, files: list[str], pictures: Iterable[Any]) -> None:

@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import Any
 
 from study import tensorboard
-from study.atomic import look_anew
 from study.claims import Claims
 from study.full_disk import CODE, is_full, where
 from study.process import LOG, Judge, Process
@@ -115,7 +114,7 @@ def run_file(path: Path, store: Store, run: Runtime, emit: Emit) -> None:
     def progress(trial: Trial, step: int, steps: int) -> None:
         emit({"event": "step", "trial": trial.id, "step": step, "steps": steps})
 
-    look_anew(store.folder / "trials")
+    store.look_anew()
     left = tuple(trial for trial in pack.trials if not store.has(trial.id, attempt(trial)))
     if left:
         run(replace(pack, trials=left), sink, progress, claim)

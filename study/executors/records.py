@@ -24,7 +24,7 @@ class Record:
 
     Attributes
     ----------
-    executor : {"local", "slurm"}
+    executor : {"local", "slurm", "ray"}
     owner : Process
         The driver.
     name, index

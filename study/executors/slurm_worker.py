@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from study.executors.local import WORKER, cores, environment
+from study.executors.local import WORKER, cores, environment, how_ended
 from study.executors.slurm_jobs import own_job
 from study.full_disk import CODE
 from study.store import Store
@@ -80,8 +80,8 @@ class PackJob:
             self._worker.kill()
             raise
         if code:
-            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-            raise RuntimeError("the worker found no room on a disk" if code == CODE else f"the worker {how}")
+            how = "found no room on a disk" if code == CODE else how_ended(code)
+            raise RuntimeError(f"the worker {how}")
 
     def checkpoint(self) -> Any:
         """Return what the job does when it is started again; None to end it: in its whole time no trial got on."""

@@ -2,15 +2,15 @@
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load, save_file
 from torch import Tensor
+
+from study.atomic import write_file
 
 
 def cached(folder: Path, name: str, key: list[Any], make: Callable[[], Tensor]) -> Tensor:
@@ -23,7 +23,8 @@ def cached(folder: Path, name: str, key: list[Any], make: Callable[[], Tensor]) 
     """
     file = folder / f"{name}-{hashlib.sha256(json.dumps(key).encode()).hexdigest()}.safetensors"
     if not file.is_file() or _read(file) is None:
-        _write(file, make())
+        made = make().cpu().contiguous()
+        write_file(file, lambda part: save_file({"latents": made}, part))
     latents = _read(file)
     assert latents is not None
     return latents
@@ -38,18 +39,3 @@ def _read(file: Path) -> Tensor | None:
         return load(file.read_bytes())["latents"]
     except (SafetensorError, KeyError):
         return None
-
-
-def _write(file: Path, latents: Tensor) -> None:
-    """Write under a temporary name, sync, rename: another worker sees the whole file or none."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=file.parent, prefix=".making-")
-    try:
-        with os.fdopen(handle, "wb") as opened:
-            opened.write(save({"latents": latents.cpu().contiguous()}))
-            opened.flush()
-            os.fsync(opened.fileno())
-        os.replace(name, file)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

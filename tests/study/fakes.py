@@ -5,6 +5,7 @@ Run as a program it is the worker (`python fakes.py STORE --device cpu`) or, wit
 
 import errno
 import json
+import logging
 import math
 import os
 import signal
@@ -24,6 +25,7 @@ from study.study import Study
 from study.trial import Claim, Pack, Progress, Sink, TrialResult
 from study.worker import Runtime, main
 
+log = logging.getLogger(__name__)
 COMMAND = (sys.executable, str(Path(__file__).resolve()))
 SECTIONS = {
     "name": "fake",
@@ -99,14 +101,28 @@ def score_at(rate: float, best: float) -> float:
 def runtime(device: str | None) -> Runtime:
     """A runtime whose trials take FAKE_SECONDS each.
 
-    A design with the activation FAKE_DEADLY kills its worker, one with FAKE_FULL finds the disk full. FAKE_RATES, JSON,
-    names the best learning rate of each method; with it, a trial diverges at rates ten times as high and more. One with
-    FAKE_PREEMPTED, such as silu:5, kills its worker so often, each time after a checkpoint of a later step.
+    A design with the activation FAKE_DEADLY kills its worker, one with FAKE_FAILING fails, one with FAKE_FULL finds the
+    disk full. FAKE_RATES, JSON, names the best learning rate of each method; with it, a trial diverges at rates ten
+    times as high and more. On its way a trial has its score less what is left of the way. One with FAKE_PREEMPTED,
+    such as silu:5, kills its worker so often, each time after a checkpoint of a later step. Into the folder FAKE_SPANS
+    goes a file a pack, of which process ran it, on what and when; the first begins when FAKE_WORKERS workers are there.
     """
     pause, deadly = float(os.environ.get("FAKE_SECONDS", "0")), os.environ.get("FAKE_DEADLY")
     rates = json.loads(os.environ.get("FAKE_RATES", "{}"))
 
     def run(pack: Pack, sink: Sink, progress: Progress, claim: Claim) -> None:
+        if (spans := os.environ.get("FAKE_SPANS")) is None:
+            return train(pack, sink, progress, claim)
+        (Path(spans) / f"{os.getpid()}.here").touch()
+        while len(list(Path(spans).glob("*.here"))) < int(os.environ["FAKE_WORKERS"]):
+            time.sleep(0.01)
+        span = {"pid": os.getpid(), "device": device, "visible": os.environ.get("CUDA_VISIBLE_DEVICES")}
+        span |= {"trials": len(pack.trials), "begin": time.monotonic()}
+        train(pack, sink, progress, claim)
+        text = json.dumps({**span, "end": time.monotonic()})
+        (Path(spans) / f"{pack.trials[0].id}.json").write_text(text)
+
+    def train(pack: Pack, sink: Sink, progress: Progress, claim: Claim) -> None:
         for trial in pack.trials:
             if not claim(trial):
                 continue
@@ -126,6 +142,10 @@ def runtime(device: str | None) -> Runtime:
                     os.kill(os.getpid(), signal.SIGKILL)
             if deadly and trial.design.get("activation") == deadly:
                 os.kill(os.getpid(), signal.SIGKILL)
+            if trial.design.get("activation") == os.environ.get("FAKE_FAILING", "none"):
+                log.warning("%s failed\nTraceback of it", trial.label())
+                sink(TrialResult(trial, "failed", "no luck"))
+                continue
             if trial.design.get("activation") == os.environ.get("FAKE_FULL", "no"):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"{pack.store}/adapters/0")
             value = score(trial.id)
@@ -135,12 +155,24 @@ def runtime(device: str | None) -> Runtime:
                     sink(TrialResult(trial, "diverged", "the loss is nan at step 2", columns={"pack_seconds": pause}))
                     continue
                 value = score_at(rate, best)
+            columns = {"pack_seconds": pause, "device": "cpu"}
+            if trial.pruning is not None:
+                found = {}
+                for percent in trial.pruning.steps(trial.protocol.steps).values():
+                    found[percent] = value - 1 + percent / 100
+                    columns |= {"intermediate_json": json.dumps({"score": "clip_i", "pictures": 1, "values": found})}
+                    if trial.pruning.prunes(found):
+                        columns["pruned_by"] = trial.pruning.by
+                        break
+            if "pruned_by" in columns:
+                sink(TrialResult(trial, "pruned", "pruned on its way", columns=columns))
+                continue
             sink(
                 TrialResult(
                     trial,
                     "done",
                     scores={"clip_i": value},
-                    columns={"pack_seconds": pause, "device": "cpu"},
+                    columns=columns,
                     images=[
                         {"prompt": "a dog", "prompt_index": 0, "picture_seed": seed, "clip_i": value} for seed in (7, 8)
                     ],
