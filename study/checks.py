@@ -28,6 +28,7 @@ from study.config import (
 )
 from study.confirm_checks import Confirm, ConfirmCheck
 from study.faults import Faults, Path_, near
+from study.keep import Keep
 from study.pruner_section import PrunerSection
 from study.pruning import WHOLE, Rule
 from study.resources import Resources
@@ -83,6 +84,7 @@ class Check(Faults):
         "tune.strategy": OptunaSection.model_fields,
         "confirm": ConfirmSection.model_fields,
         "resources": Resources.model_fields,
+        "keep": Keep.model_fields,
     }
 
     def __init__(self, root: Path, source: str, lines: Lines) -> None:
@@ -128,7 +130,8 @@ class Check(Faults):
             protocol_by=protocol_by,
             scores=scores,
             primary=given["primary"],
-            keep=given["keep"],
+            keep=given["keep"].adapters,
+            keep_pictures=given["keep"].pictures,
             store=given.get("store", f"runs/{given['name']}"),
             tune=tune,
             confirm=confirm,

@@ -101,8 +101,8 @@ class Claims:
         self.folder.mkdir(parents=True, exist_ok=True)
         file = self._file(id, attempt, number)
         part = temporary(file)
-        part.write_text(json.dumps(process.to_json() if process else None), encoding="utf-8")
         try:
+            part.write_text(json.dumps(process.to_json() if process else None), encoding="utf-8")
             return put_new(part, file)
         finally:
             part.unlink(missing_ok=True)

@@ -46,6 +46,7 @@ MEASURED = {
     "slot": "int64",
     "pack_seconds": "double",
     "train_seconds": "double",
+    "resumed_step": "int64",
     "eval_seconds": "double",
     "peak_bytes": "int64",
     "versions_json": "string",

@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from study import shipped
 from study.backbones.names import lacking
+from study.keep import Keep
 from study.pruner_section import PrunerSection
 from study.resources import Resources
 from study.strategies.ask_tell import Sampler
@@ -253,7 +254,7 @@ SECTIONS: dict[str, Any] = {
     "protocol_by": dict[str, dict[str, dict[str, Any]]],
     "scores": _Scores,
     "primary": _Primary,
-    "keep": Literal["all", "best", "none"],
+    "keep": Keep,
     "resources": Resources,
     "store": Annotated[str, Field(min_length=1)],
 }
@@ -268,7 +269,7 @@ DEFAULTS: dict[str, Any] = {
     "seeds": [0],
     "protocol": Protocol(),
     "protocol_by": {},
-    "keep": "none",
+    "keep": Keep(),
     "resources": Resources(),
 }
 """Of sections that may be left out; `scores` and `primary` are then those of the tasks."""
@@ -298,7 +299,7 @@ class StudyConfig:
     store : str
         The store's folder, from the current one.
     resources : Resources
-        What its jobs on a cluster ask for.
+    keep, keep_pictures : {"all", "best", "none"}, of weights and of pictures
     """
 
     name: str
@@ -315,6 +316,7 @@ class StudyConfig:
     tune: Tune | None = None
     confirm: Confirm | None = None
     resources: Resources = Resources()
+    keep_pictures: str = "all"
 
     def designs_on(self, source: Source) -> list[dict[str, Any]]:
         """Return the designs that are run on a backbone: those of the space whose positions it has."""

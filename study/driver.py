@@ -13,13 +13,14 @@ from study.atomic import look_anew
 from study.claims import Claims
 from study.config import StudyConfig
 from study.executors.local import State
+from study.full_disk import probe
 from study.outcome import Executor
 from study.process import Judge, Process
 from study.store import Store
 from study.trial import Pack, Trial, TrialResult
 
 TRIES = 3
-"""How often a trial is started before a worker's death counts as its failure."""
+"""How often a trial is started, without its checkpoint getting on, before a worker's death counts as its failure."""
 
 LOOSE = 1000
 """Files of rows that are merged: to read more takes long, whenever somebody asks how far the study is."""
@@ -50,6 +51,7 @@ class Driver:
     together: int | None = None
     take_over: bool = False
     _tries: Counter[str] = field(default_factory=Counter, init=False)
+    _steps: dict[str, int] = field(default_factory=dict, init=False)
     _running: dict[str, Pack] = field(default_factory=dict, init=False)
     _others: dict[str, tuple[Trial, int]] = field(default_factory=dict, init=False)
     _left: dict[str, tuple[Trial, Process]] = field(default_factory=dict, init=False)
@@ -117,9 +119,14 @@ class Driver:
 
     def _again(self, trials: Sequence[Trial], attempts: Mapping[str, int], state: State, asked: int) -> None:
         """Try lost trials again, each in a pack of its own, unless they were tried often enough."""
+        if trials:
+            probe(self.store.folder)  # what died for want of room has not been tried
         earlier = {trial.id: attempts[trial.id] - 1 for trial in trials}
         packs: list[Pack] = []
         for trial in trials:
+            step = self.store.checkpoints.step(trial.id, attempts[trial.id])
+            if step > self._steps.get(trial.id, 0):
+                self._steps[trial.id], self._tries[trial.id] = step, 0
             if self._tries[trial.id] < TRIES:
                 packs += plan.packs(self.config, [trial], earlier, self._folder, together=self.together)
                 continue
@@ -127,6 +134,7 @@ class Driver:
             status = "out_of_memory" if state.memory else "failed"
             failed = TrialResult(trial, status, f"tried {TRIES} times; {state.reason}", columns={"log": log})
             self.store.commit(failed, self.config.name, attempts[trial.id])
+            self.store.checkpoints.delete(trial.id, attempts[trial.id])
             Claims(self.store.claims).release(trial.id, attempts[trial.id])
         self._start([replace(pack, asked=asked) for pack in packs])
 

@@ -30,9 +30,9 @@ class Ready:
         """The task's, at the size of its pictures."""
         return self.task.backbone
 
-    def batches(self) -> Iterator[Batch]:
-        """Make what the trial is trained on, without end."""
-        return self.task.batches(self.trial.seed, self.trial.protocol)
+    def batches(self, begin: int = 0) -> Iterator[Batch]:
+        """Make what the trial is trained on, without end; the first `begin` batches are left out."""
+        return self.task.batches(self.trial.seed, self.trial.protocol, begin)
 
 
 @dataclass(frozen=True)

@@ -226,7 +226,7 @@ def refuse_without_weights(study: Study, rows: pd.DataFrame) -> None:
     if len(lost):
         raise InputFault(
             f"trial {lost['id'].iloc[0][:12]} has no trained weights in {study.store.folder}: it is the untuned "
-            f"backbone, or they were not kept (the study says `keep: {study.config.keep}`); choose one that has"
+            f"backbone, or they were not kept; choose one that has: {_keep(study)}"
         )
 
 
@@ -324,5 +324,6 @@ def record(row: Mapping[Any, Any], primary: str) -> dict[str, Any]:
 def _keep(study: Study) -> str:
     return (
         f"the study says `keep: {study.config.keep}`: with `keep: all` a run keeps those of every trial, "
-        "with `best` of the best of each task"
+        "with `best` of the best of each task. Trials that have a result run again in another store only: "
+        f"`adapter-study run {study.config.name} --keep all --store DIR`"
     )

@@ -25,13 +25,16 @@ from adapters.designs import method_of
 from adapters.faults import InputFault
 from study.backbones.loading import Backbone, load
 from study.backbones.names import OWN, SEGMENTER, WORLD
+from study.checkpoints import Notice, State
 from study.conditioning import Conditioned
 from study.config import Protocol
 from study.evaluation import judged
+from study.full_disk import is_full
 from study.mounting import Mounted, Ready, mount
 from study.on_the_way import OnTheWay
 from study.packing import Packing, free, is_out_of_memory, peak_bytes, reset_peak
-from study.provenance import provenance
+from study.provenance import made_by, provenance
+from study.resuming import Resuming, by_step
 from study.saving import Saving
 from study.scoring import AnyScorer, PartReader, PredictedNoise, TrueColours, load_scorer
 from study.tasks.specs import TaskSpec
@@ -58,6 +61,7 @@ class Worker:
         self.saving = Saving.of_environment()
         self.packing = Packing(self.device)
         self.beat: Callable[[], object] = _silent
+        self.notice = Notice()
         self._backbones: dict[tuple[str, torch.dtype], Backbone] = {}
         self._tasks: dict[str, Task[Any]] = {}
         self._scorers: dict[str, AnyScorer | PredictedNoise] = {}
@@ -116,9 +120,9 @@ def run_pack(
 ) -> None:
     """Train and score the trials of a pack; each result goes to `sink` as soon as it is there.
 
-    Whatever goes wrong within a trial becomes its status (`diverged`, `out_of_memory`, `failed`) with the reason; what
-    the sink raises, and an interruption, goes through; so does a lack of memory for one trial where a larger pack ran
-    out of it before: a new worker has to try.
+    Whatever goes wrong within a trial becomes its status (`diverged`, `out_of_memory`, `failed`) with the reason. What
+    the sink raises, an interruption and a full disk go through; so does a lack of memory for one trial where a larger
+    pack ran out of it before: a new worker has to try.
 
     Parameters
     ----------
@@ -132,19 +136,28 @@ def run_pack(
         try:
             ready.append(_prepare(trial, pack, worker))
         except Exception as error:
+            if is_full(error):
+                raise
             sink(_failed(trial, error, worker))
-    queue = deque((part, len(part)) for part in _together(ready, pack, worker))
+    resuming = Resuming(pack, worker.notice, made_by(worker.device))
+    queue = deque((part, len(part)) for part in _together(ready, pack, worker, resuming))
     while queue:
         part, tried = queue.popleft()
         part = [each for each in part if claim(each.trial)]
         if not part:
             continue
+        states = resuming.read(part)
+        if len(alike := by_step(part, states)) > 1:  # since they were put together, others were at some of them
+            queue.extendleft((smaller, tried) for smaller in reversed(alike))
+            continue
         start = time.perf_counter()
         free(worker.device)
         reset_peak(worker.device)
         try:
-            results = _run(part, pack, worker, progress)
+            results = _run(part, pack, worker, progress, resuming, states)
         except Exception as error:
+            if is_full(error):
+                raise
             if len(part) > 1:
                 log.warning("a pack of %d trials failed and is run in parts: %s", len(part), _reason(error))
                 size = _after(error, part, pack, worker)
@@ -154,7 +167,7 @@ def run_pack(
             if tried > 1 and is_out_of_memory(error):
                 raise  # larger packs may have left too little behind; a new worker decides
             results = [_failed(part[0].trial, error, worker)]
-        seconds = time.perf_counter() - start
+        seconds = time.perf_counter() - start + sum(state.seconds for state in states if state is not None)
         for slot, result in enumerate(results):
             result.columns |= {
                 **provenance(worker.device),
@@ -212,17 +225,22 @@ def _kind(ready: Ready, pack: Pack, worker: Worker) -> str:
     return json.dumps([pack.backbone, protocol, method, task], sort_keys=True)
 
 
-def _together(ready: Sequence[Ready], pack: Pack, worker: Worker) -> list[list[Ready]]:
-    """Part trials into those that are trained together, alike in size, in the order of the first of each."""
-    kinds: dict[str, list[Ready]] = {}
+def _together(ready: Sequence[Ready], pack: Pack, worker: Worker, resuming: Resuming) -> list[list[Ready]]:
+    """Part trials into those that are trained together, alike in size, in the order of the first of each.
+
+    Those that go on from checkpoints go on together only from the same step.
+    """
+    kinds: dict[tuple[str, int], list[Ready]] = {}
     for each in ready:
         own = f"alone {each.trial.id}" if method_of(each.trial.design).alone else ""
-        kinds.setdefault(own or _kind(each, pack, worker), []).append(each)
+        kinds.setdefault((own or _kind(each, pack, worker), resuming.step(each.trial)), []).append(each)
     parts = []
-    for kind, alike in kinds.items():
+    for (kind, _), alike in kinds.items():
         try:
             size = worker.packing.size(kind, pack.together, len(alike), partial(_steps, alike))
         except Exception as error:
+            if is_full(error):
+                raise
             log.warning("%d trials are run one by one, to find which is at fault: %s", len(alike), _reason(error))
             size = 1
         count = -(-len(alike) // size)
@@ -253,7 +271,14 @@ def _steps(alike: Sequence[Ready], count: int) -> Iterator[Callable[[], None]]:
         yield step
 
 
-def _run(part: Sequence[Ready], pack: Pack, worker: Worker, progress: Progress | None) -> list[TrialResult]:
+def _run(
+    part: Sequence[Ready],
+    pack: Pack,
+    worker: Worker,
+    progress: Progress | None,
+    resuming: Resuming,
+    states: Sequence[State | None],
+) -> list[TrialResult]:
     backbone, protocol = part[0].backbone, part[0].trial.protocol
     scorers = {name: worker.scorer(scorer) for name, scorer in pack.scores.items()}
     hashes = json.dumps({name: scorer.hash for name, scorer in scorers.items()}, sort_keys=True)
@@ -268,19 +293,23 @@ def _run(part: Sequence[Ready], pack: Pack, worker: Worker, progress: Progress |
             beside = sum(parameter.numel() for parameter in mounted.beside(slot))
             own = {"beside_parameters": beside, "start_change": change}
             result.columns = {**each.size, "scorer_hashes_json": hashes, **own}
-        worker.beat = _silent  # training tells its steps itself
+        keeper = resuming.keeper(part, states, [mounted.parameters(slot) for slot in range(len(part))])
+        begin = 0 if keeper is None else keeper.begin
         on_the_way = OnTheWay(part, mounted, scorers)
-        trained = train(
-            mounted.backbone,
-            [_slot(each, slot, mounted) for slot, each in enumerate(part)],
-            protocol.steps,
-            protocol.precision,
-            mounted.rows,
-            None if progress is None else lambda step: _tell(progress, part, step),
-            on_the_way.halts,
-        )
+        worker.beat = _silent  # training tells its steps itself
+        with worker.notice.training() if keeper is not None else contextlib.nullcontext():
+            trained = train(
+                mounted.backbone,
+                [_slot(each, slot, mounted, begin) for slot, each in enumerate(part)],
+                protocol.steps,
+                protocol.precision,
+                mounted.rows,
+                None if progress is None else lambda step: _tell(progress, part, step),
+                on_the_way.halts,
+                keeper,
+            )
         for slot, (result, ended) in enumerate(zip(results, trained, strict=True)):
-            _record(result, ended)
+            _record(result, ended, begin)
             result.columns |= on_the_way.columns(slot, ended.ended)
         done = [slot for slot, result in enumerate(results) if result.status == "done"]
         if done:
@@ -301,11 +330,11 @@ def _run(part: Sequence[Ready], pack: Pack, worker: Worker, progress: Progress |
     return results
 
 
-def _slot(ready: Ready, slot: int, mounted: Mounted) -> Slot:
+def _slot(ready: Ready, slot: int, mounted: Mounted, begin: int = 0) -> Slot:
     rate = ready.trial.protocol.learning_rate
     return Slot(
         mounted.insertion.parameters(slot),
-        ready.batches(),
+        ready.batches(begin),
         rate,
         lambda: mounted.insertion.penalty(slot),
         mounted.beside(slot),
@@ -336,10 +365,10 @@ def _first_predictions(part: Sequence[Ready], rows: RowsOf, backbone: Backbone |
         return list(predicted.float().split(counts))
 
 
-def _record(result: TrialResult, trained: Trained) -> None:
+def _record(result: TrialResult, trained: Trained, begin: int) -> None:
     result.curves = list(trained.curve)
     told = {"final_loss": trained.final_loss, "steps_done": trained.steps, "train_seconds": trained.seconds}
-    result.columns |= told
+    result.columns |= {**told, "resumed_step": begin}
     if trained.ended:
         result.status = PRUNED
         result.error = f"pruned after {trained.steps} of {result.trial.protocol.steps} steps"

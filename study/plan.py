@@ -146,7 +146,8 @@ def packs(
     """Part trials into packs for workers: of consecutive trials of one backbone, large ones first.
 
     One worker gets all trials at once. Several get ever smaller packs, so that they end at about the same time.
-    The weights of trials that decide the tuning are not kept: only their scores are wanted.
+    The weights of trials that decide the tuning are not kept, nor their pictures unless all are: only their scores are
+    wanted.
 
     Parameters
     ----------
@@ -175,6 +176,9 @@ def packs(
                     study=study.name,
                     attempts={trial.id: attempts.get(trial.id, 0) + 1 for trial in part},
                     together=together,
+                    checkpoint=study.resources.checkpoint_seconds,
+                    tensorboard=study.resources.tensorboard,
+                    keep_pictures="none" if role and study.keep_pictures != "all" else study.keep_pictures,
                 )
             )
     return found

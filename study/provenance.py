@@ -23,6 +23,12 @@ def provenance(device: torch.device) -> dict[str, Any]:
     }
 
 
+def made_by(device: torch.device) -> dict[str, str]:
+    """Return what of `provenance` all of a row's training must have in common: versions and commit."""
+    found = provenance(device)
+    return {name: found[name] for name in ("versions_json", "commit")}
+
+
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for package in PACKAGES:

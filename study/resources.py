@@ -1,4 +1,4 @@
-"""The section `resources` of a study file: what its jobs or tasks on a cluster ask for, and when a worker hangs."""
+"""The section `resources` of a study file: what jobs on a cluster ask for, and how what is in training is watched."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 _MINUTES = {"m": 1, "h": 60, "d": 24 * 60}
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
 
 
 def minutes(text: str) -> int:
@@ -45,6 +46,12 @@ def _time(value: Any) -> Any:
     return value
 
 
+def _every(value: Any) -> Any:
+    if value != "never" and not (isinstance(value, str) and re.fullmatch(r"[1-9]\d{0,6}[smhd]", value)):
+        raise ValueError(f"got {value!r}, expected the time between two checkpoints, such as 10m or 90s, or never")
+    return value
+
+
 def _word(value: str) -> str:
     # These become lines of a script.
     if not re.fullmatch(r"[A-Za-z0-9_.,:@+*|&()\[\]!<>=%/-]+", value):
@@ -56,7 +63,7 @@ _Word = Annotated[str, AfterValidator(_word), Field(max_length=500)]
 
 
 class Resources(BaseModel):
-    """What each job of SLURM, or task of Ray, asks for; it runs one pack.
+    """What each job of SLURM, or task of Ray, asks for, which runs one pack; and how trials in training are watched.
 
     Attributes
     ----------
@@ -76,6 +83,10 @@ class Resources(BaseModel):
     silence : str
         Time without a step of training or drawing after which a worker on this machine is taken to hang, is killed, and
         its trial is tried again. Jobs of SLURM have their time limit instead.
+    checkpoint : str
+        Time between two checkpoints of a trial in training, anywhere; or `never`.
+    tensorboard : bool
+        Whether logs for TensorBoard are written, anywhere.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -92,6 +103,8 @@ class Resources(BaseModel):
     memory: Annotated[str, Field(pattern=r"^[1-9][0-9]*[KMGT]$")] | None = None
     parallel: int = Field(default=16, ge=1, strict=True)
     silence: Annotated[str, BeforeValidator(_time)] = "1h"
+    checkpoint: Annotated[str, BeforeValidator(_every)] = "10m"
+    tensorboard: bool = Field(default=False, strict=True)
 
     @property
     def bytes(self) -> int:
@@ -102,3 +115,8 @@ class Resources(BaseModel):
     def minutes(self) -> int:
         """The time limit in minutes."""
         return minutes(self.time)
+
+    @property
+    def checkpoint_seconds(self) -> float | None:
+        """The time between two checkpoints in seconds; None for never."""
+        return None if self.checkpoint == "never" else float(int(self.checkpoint[:-1]) * _SECONDS[self.checkpoint[-1]])

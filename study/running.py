@@ -9,13 +9,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from study import plan, tuning
+from study import plan, tensorboard, tuning
 from study.backbones.names import fetch
 from study.damage import set_aside
 from study.driver import Driver
 from study.executors.local import LocalExecutor, cores, devices
+from study.full_disk import tells_when_full
+from study.keep import Keeping
 from study.outcome import Executor, Outcome
 from study.progress import Bar
 from study.resources import minutes
@@ -80,6 +82,7 @@ class Running(ABC):
             if source.kind in ("hub", "arch"):
                 fetch(source)
 
+    @tells_when_full
     def run(
         self,
         only: Literal["missing", "failed"] = "missing",
@@ -122,11 +125,15 @@ class Running(ABC):
         Raises
         ------
         InputFault
-            If a backbone cannot be had, or no design has these levels.
+            If a backbone cannot be had, no design has these levels, or TensorBoard is asked for and is not there.
         WorkerFault
             If workers cannot be started.
+        FullDisk
+            If a disk is full; the same call goes on once there is room.
         """
         check_levels([*self.config.space.designs, REFERENCE], design or {})
+        if self.config.resources.tensorboard:
+            tensorboard.check()
         self.fetch()
         for told in set_aside(self.store):
             warnings.warn(told, stacklevel=2)
@@ -134,23 +141,31 @@ class Running(ABC):
         phases = self._phases(states, limit, design or {})
         first = next(phases, None)
         elsewhere: list[str] = []
+        keeping = Keeping(self.store, self.config.primary, self.config.keep, self.config.keep_pictures)
         if first is not None:
             with Bar(self.config.primary) as bar:
                 runner: Executor = executor or LocalExecutor(
                     self.store, self._devices(workers), silence=60 * minutes(self.config.resources.silence)
                 )
-                runner.attach(bar.hear)
-                driver = Driver(self.config, self.store, runner, bar.hear, pack, take_over)
+
+                def hear(event: dict[str, Any]) -> None:
+                    bar.hear(event)
+                    keeping.hear(event)
+
+                runner.attach(hear)
+                driver = Driver(self.config, self.store, runner, hear, pack, take_over)
                 try:
                     for wanted, later, attempts in chain([first], phases):
                         bar.expect(wanted, later)
+                        keeping.expect(wanted)
                         self._write_found()
                         driver.drive(wanted, attempts)
                     elsewhere = driver.elsewhere()
                 finally:
                     runner.close()
-                    if self.config.keep == "best":
-                        self.store.keep_best(self.config.primary)
+                    keeping.settle(self.config.name)
+        else:
+            keeping.settle(self.config.name)
         self._write_found()
         return replace(self._outcome(), elsewhere=elsewhere)
 

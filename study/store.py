@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 from adapters.faults import InputFault
 from study.atomic import TEMPORARY, look_anew
 from study.canonical import canonical_json
-from study.columns import IMAGE, MEASURED, ROW, SCORES, higher_is_better
+from study.checkpoints import Checkpoints
+from study.columns import IMAGE, MEASURED, ROW, SCORES
 from study.commit import Fill, commit, give_back
 from study.damage import left_out, set_aside_before
 from study.executors.records import given_to_slurm
@@ -65,6 +66,11 @@ class Store:
         return self.folder / "claims"
 
     @property
+    def checkpoints(self) -> Checkpoints:
+        """Of trials in training."""
+        return Checkpoints(self.folder / "checkpoints")
+
+    @property
     def journal(self) -> Path:
         """The journal of a search by Optuna, made from the rows for people to look at; it may be deleted."""
         return self.folder / "optuna.log"
@@ -82,7 +88,9 @@ class Store:
         """Return the folder of a trial's trained weights."""
         return self.folder / "adapters" / id
 
-    def commit(self, result: TrialResult, study: str = "", attempt: int = 1, keep: str = "none") -> bool:
+    def commit(
+        self, result: TrialResult, study: str = "", attempt: int = 1, keep: str = "none", pictures: str = "all"
+    ) -> bool:
         """Write a result: pictures, curves and weights first, the row last.
 
         Parameters
@@ -92,8 +100,8 @@ class Store:
             Name of the study that ran it.
         attempt : int
             From 1; a later attempt supersedes an earlier one that failed.
-        keep : {"all", "best", "none"}
-            Whether the weights are written; `best` is decided later, by `keep_best`.
+        keep, pictures : {"all", "best", "none"}
+            Whether the weights and the pictures are written; `best` is decided later, by `study.keep`.
 
         Returns
         -------
@@ -107,9 +115,9 @@ class Store:
         """
         row = _row(result, study, attempt)
         id, name = row["id"], f"{row['id']}.{attempt}.parquet"
-        files = [f"{index:03d}.webp" for index in range(len(result.pictures))]
+        files = [f"{index:03d}.webp" for index in range(len(result.pictures))] if pictures != "none" else []
         pieces: dict[Path, Fill] = {}
-        if result.pictures:
+        if files:
             pieces[self.pictures(id)] = lambda folder: _save_pictures(folder, files, result.pictures)
         if result.images:
             shown: list[str | None] = [f"pictures/{id}/{file}" for file in files]
@@ -226,11 +234,17 @@ class Store:
         look_anew(self.folder)
         look_anew(self.folder / "trials")
 
-    def gc(self) -> list[str]:
+    def gc(self, also: Collection[str] = ()) -> list[str]:
         """Delete what no row owns: packs, claims, temporary files, tables and folders of killed runs; return the paths.
 
         Not to be called while a study runs on this store: a trial about to be committed has no row yet. Packs that were
-        given to SLURM stay, as they may still wait there; the driver, or `cancel`, deletes them.
+        given to SLURM stay, as they may still wait there; the driver, or `cancel`, deletes them. So do checkpoints of
+        trials without a row, which go on from there.
+
+        Parameters
+        ----------
+        also : collection of {"adapters", "pictures", "checkpoints"}
+            Folders to empty, whatever owns what is there.
 
         Raises
         ------
@@ -259,6 +273,8 @@ class Store:
         waiting = {file.with_suffix("") for file in self.packs.glob("*.json") if given_to_slurm(file)}
         doomed += sorted(file for file in self.packs.glob("*.j*") if file.with_suffix("") not in waiting)
         doomed += sorted(self.claims.glob("*.json"))
+        doomed += self.checkpoints.orphans(owned)
+        doomed += [path for kind in also for path in sorted((self.folder / kind).glob("*"))]
         doomed += set_aside_before(self)
         deleted = []
         for path in dict.fromkeys(doomed):
@@ -268,24 +284,6 @@ class Store:
                 path.unlink(missing_ok=True)
             deleted.append(str(path.relative_to(self.folder)))
         return deleted
-
-    def keep_best(self, score: str) -> None:
-        """Delete the trained weights of every trial but the best of its backbone and task.
-
-        Parameters
-        ----------
-        score : str
-            The column that decides; of equals the lowest id stays.
-        """
-        parent = self.folder / "adapters"
-        if not parent.is_dir():
-            return
-        rows = self.rows()
-        kept = rows[rows["id"].map(lambda id: self.adapter(id).is_dir()) & rows[score].notna()]
-        kept = kept.sort_values([score, "id"], ascending=[not higher_is_better(score), True])
-        best = set(kept.groupby(["backbone_hash", "task_hash"])["id"].first())
-        for id in set(kept["id"]) - best:
-            shutil.rmtree(self.adapter(id), ignore_errors=True)
 
     def _frame(self, kind: str, columns: Mapping[str, str], only: bool = False) -> pd.DataFrame:
         _, table, damaged = self._read(kind, columns if only else None)

@@ -204,6 +204,11 @@ def read_metadata(folder: Path) -> Metadata:
     InputFault
         When the folder is missing, malformed, or says too little.
     """
+    if not folder.exists() and folder.parent.name == "adapters" and (folder.parent.parent / "trials").is_dir():
+        raise InputFault(
+            f"{folder}: the trained weights of this trial were not kept. `adapter-study train` trains a design anew; "
+            "`adapter-study run STUDY --keep all --store DIR`, in another store, a whole study"
+        )
     try:
         return Metadata.model_validate(read_description(folder)["metadata"])
     except ValidationError as error:

@@ -15,7 +15,7 @@ from typing import Protocol as Interface
 import torch
 from torch import Tensor, nn
 
-from study.updates import updates
+from study.updates import ScaledUpdates, Updates, updates
 
 PRECISIONS = {
     "float32": torch.float32,
@@ -118,6 +118,27 @@ class Slot:
         return [*self.parameters, *self.beside]
 
 
+class Keeper(Interface):
+    """Keeps the states of slots while they are trained, so that another process can go on from there.
+
+    Attributes
+    ----------
+    begin : steps that earlier processes have done; the batches of the slots begin after these.
+    seconds : what these took, one a slot.
+    """
+
+    begin: int
+    seconds: list[float]
+
+    def restore(self, slots: Sequence[Slot], updates: Updates | ScaledUpdates, losses: Tensor) -> None:
+        """Bring slots to where they were, and their losses (steps, slots) so far."""
+        ...
+
+    def look(self, done: int, active: Sequence[int]) -> None:
+        """Write the states of the active slots after so many steps, if it is time to; asked after every step."""
+        ...
+
+
 @dataclass(frozen=True)
 class Trained:
     """How the training of a slot ended.
@@ -129,7 +150,7 @@ class Trained:
     steps : how many were done.
     final_loss : mean loss of the last 20 steps; NaN when diverged or ended, or when nothing was trained.
     curve : rows of `step` (from 1) and `loss` (mean over the steps since the last row).
-    seconds : of the loop without its halts, divided by the slots that it trained.
+    seconds : of the loop without its halts, divided by the slots that it trained; those of earlier processes are added.
     """
 
     diverged: str = ""
@@ -186,6 +207,7 @@ def train(
     rows: RowsOf = unpacked,
     progress: Callable[[int], None] | None = None,
     halts: Halts | None = None,
+    keeper: Keeper | None = None,
 ) -> list[Trained]:
     """Train the parameters of all slots for `steps` steps, in place.
 
@@ -196,6 +218,7 @@ def train(
     ----------
     rows : as `RowsOf` says; an insertion's.
     progress : called with the number of steps done, now and then.
+    keeper : keeps states, from which it may have the slots go on; it changes no number.
 
     Returns
     -------
@@ -213,12 +236,15 @@ def train(
         return [Trained() for _ in slots]
     own_updates = updates(slots, precision, denoiser.device)
     losses = torch.zeros(steps, len(slots), device=denoiser.device, dtype=torch.float64)
+    begin = 0 if keeper is None else keeper.begin
+    if keeper is not None:
+        keeper.restore(slots, own_updates, losses)
     start = time.perf_counter()
-    active, last = list(trained), dict.fromkeys(trained, 0)
+    active, last = list(trained), dict.fromkeys(trained, begin)
     ended: set[int] = set()
     owners: list[int] = []
     owner = torch.empty(0)
-    for done in range(1, steps + 1):
+    for done in range(begin + 1, steps + 1):
         batches = [next(slots[index].batches) for index in active]
         now = [index for index, batch in zip(active, batches, strict=True) for _ in batch.weight]
         if now != owners:
@@ -248,10 +274,15 @@ def train(
                 break
             if progress is not None:
                 progress(done)
+        if keeper is not None and done < steps:
+            keeper.look(done, active)
     seconds = (time.perf_counter() - start) / len(trained)
+    before = [0.0] * len(slots) if keeper is None else keeper.seconds
     seen_losses = losses.cpu()
     return [
-        _ended(seen_losses[: last[index], index], slot.every, index in ended, seconds) if index in last else Trained()
+        _ended(seen_losses[: last[index], index], slot.every, index in ended, seconds + before[index])
+        if index in last
+        else Trained()
         for index, slot in enumerate(slots)
     ]
 

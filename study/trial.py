@@ -185,6 +185,10 @@ class Pack:
         Score name to scorer, as `study.backbones.resolve_scorer` takes it.
     keep : {"all", "best", "none"}
         Whether trained weights are handed to the store.
+    keep_pictures : {"all", "best", "none"}
+        Whether it keeps pictures.
+    tensorboard : bool
+        Whether logs for TensorBoard are written.
     store : str
         The store's folder; its `cache/` may hold what trials share.
     attempts : dict of str to int
@@ -195,6 +199,8 @@ class Pack:
         How many a worker that died was to train together at most, these trials among them.
     take_over : bool
         Whether to run what another holds of whom it cannot be told whether he still runs.
+    checkpoint : float, optional
+        Seconds between two checkpoints of a trial in training; without it none is written or read.
     """
 
     trials: tuple[Trial, ...]
@@ -208,6 +214,9 @@ class Pack:
     together: int | None = None
     asked: int | None = None
     take_over: bool = False
+    checkpoint: float | None = None
+    keep_pictures: str = "all"
+    tensorboard: bool = False
 
     def to_json(self) -> str:
         """Return the pack as one JSON document."""
@@ -226,6 +235,9 @@ class Pack:
                 "together": self.together,
                 "asked": self.asked,
                 "take_over": self.take_over,
+                "checkpoint": self.checkpoint,
+                "keep_pictures": self.keep_pictures,
+                "tensorboard": self.tensorboard,
             }
         )
 

@@ -33,6 +33,14 @@ class Updates:
         """Update what has gradients, which slots that are no longer active have not."""
         self.optimiser.step()
 
+    def of(self, place: int) -> torch.optim.AdamW:
+        """Give the optimiser that has the moments of a slot."""
+        return self.optimiser
+
+    def scaler(self, place: int) -> torch.amp.GradScaler | None:
+        """Give the scaler of a slot's losses, if they are scaled."""
+        return None
+
 
 class ScaledUpdates:
     """The updates of slots whose losses are scaled, each by a scale of its own."""
@@ -55,6 +63,14 @@ class ScaledUpdates:
         for place in active:
             self.scalers[place].step(self.optimisers[place])
             self.scalers[place].update()
+
+    def of(self, place: int) -> torch.optim.AdamW:
+        """As `Updates.of`."""
+        return self.optimisers[place]
+
+    def scaler(self, place: int) -> torch.amp.GradScaler | None:
+        """As `Updates.scaler`."""
+        return self.scalers[place]
 
 
 def updates(slots: Sequence[Slot], precision: str, device: torch.device) -> Updates | ScaledUpdates:

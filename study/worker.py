@@ -7,8 +7,8 @@ of a trial, because then the process that fed it is gone.
 Trials of a pack that have their row are left out, and those that another process is at. So a pack may be run again.
 
 Standard output carries events only, one JSON object a line: `ready`; `step` {trial, step, steps}; `result` {trial,
-status, scores}; `held` {trial, by}; `pack` {pack} when a pack is through. What libraries print goes to standard error,
-the log.
+status, scores}; `held` {trial, by}; `pack` {pack} when a pack is through; `full` {error, path} as the last one when a
+disk is full. What libraries print goes to standard error, the log.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from study import tensorboard
 from study.claims import Claims
+from study.full_disk import CODE, is_full, where
 from study.process import LOG, Judge, Process
 from study.store import Store
 from study.trial import Claim, Pack, Progress, Sink, Trial, TrialResult
@@ -65,10 +67,17 @@ def main(runtime: Callable[[str | None], Runtime], arguments: list[str] | None =
     gc.freeze()
     gc.enable()
     emit({"event": "ready"})
-    for path in feed:
-        run_file(path, Store(given.store), run, emit)
-        busy.clear()
-        emit({"event": "pack", "pack": path.stem})
+    try:
+        for path in feed:
+            run_file(path, Store(given.store), run, emit)
+            busy.clear()
+            emit({"event": "pack", "pack": path.stem})
+    except Exception as error:
+        if not is_full(error):
+            raise
+        log.error("no room is left: %s", error)
+        emit({"event": "full", "error": str(error), "path": where(error)})
+        sys.exit(CODE)
 
 
 def run_file(path: Path, store: Store, run: Runtime, emit: Emit) -> None:
@@ -93,8 +102,11 @@ def run_file(path: Path, store: Store, run: Runtime, emit: Emit) -> None:
     def sink(result: TrialResult) -> None:
         id = result.trial.id
         result.columns.setdefault("log", os.environ.get(LOG, ""))
-        if not store.commit(result, pack.study, attempt(result.trial), pack.keep):
+        if not store.commit(result, pack.study, attempt(result.trial), pack.keep, pack.keep_pictures):
             log.warning("%s had a row already; this result is discarded", result.trial.label())
+        elif pack.tensorboard:
+            tensorboard.write(store.folder, result, attempt(result.trial))
+        store.checkpoints.delete(id, attempt(result.trial))
         claims.release(id, attempt(result.trial))
         scores = {name: value for name, value in result.scores.items() if math.isfinite(value)}
         emit({"event": "result", "trial": id, "status": result.status, "error": result.error, "scores": scores})
@@ -151,6 +163,7 @@ def trained_runtime(device: str | None) -> Runtime:
 
     pipeline_class()
     worker = Worker(device)
+    worker.notice.listen()
     return lambda pack, sink, progress, claim: run_pack(pack, worker, sink, progress, claim)
 
 

@@ -45,6 +45,10 @@ COMMANDS = {
 """Each is the function `command` of the file `study/cli/<name>.py`, with `_` for `-`."""
 
 
+FULL = 3
+"""Exit code of a command that found no room on a disk."""
+
+
 def shadowed() -> str | None:
     """Return one sentence if another distribution owns the import name `adapters`, else None."""
     spec = importlib.util.find_spec("adapters")
@@ -66,13 +70,14 @@ def shadowed() -> str | None:
 
 
 def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `command` with faults of the input as one message and exit code 2, and Ctrl-C as exit code 130.
+    """Return `command` with faults of the input as one message and exit code 2, a full disk 3, Ctrl-C 130.
 
     Warnings are told in one line each.
     """
 
     from adapters.faults import InputFault  # not before `shadowed` has looked whose `adapters` this is
     from study.cli.told import plain_warnings
+    from study.full_disk import FullDisk, is_full
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -85,6 +90,12 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
         except KeyboardInterrupt:
             print("adapter-study: interrupted", file=sys.stderr)
             raise typer.Exit(130) from None
+        except Exception as error:
+            if not is_full(error):
+                raise
+            told = str(error) if isinstance(error, FullDisk) else f"no room is left on a disk: {error}"
+            print(f"adapter-study: {told}", file=sys.stderr)
+            raise typer.Exit(FULL) from None
 
     return run
 

@@ -6,6 +6,7 @@ import contextlib
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import FrameType
 from typing import Annotated, Literal
 
@@ -16,6 +17,7 @@ from adapters.faults import InputFault
 from study.cli.dry_run import describe
 from study.cli.shared import GradientCheckpointing, Offload, StudyFile
 from study.executors.local import WorkerFault
+from study.keep import Word
 from study.outcome import Executor
 from study.resources import Resources
 from study.saving import Saving
@@ -56,6 +58,14 @@ def command(
         str | None,
         typer.Option(help="Ray: auto, HOST:PORT or ray://HOST:PORT of a cluster; else RAY_ADDRESS, or one of its own."),
     ] = None,
+    checkpoint_every: Annotated[
+        str | None, typer.Option(help="Time between two checkpoints of a trial in training, such as 10m; or never.")
+    ] = None,
+    keep: Annotated[Word | None, typer.Option(help="Trained weights to keep, instead of what the study says.")] = None,
+    keep_pictures: Annotated[Word | None, typer.Option(help="Pictures to keep, likewise.")] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write logs for TensorBoard into the store's folder tensorboard.")
+    ] = False,
     take_over: Annotated[
         bool, typer.Option("--take-over", help="Run trials too of which it is not known whether others still run them.")
     ] = False,
@@ -75,10 +85,14 @@ def command(
     states, levels = only_of(only)
     loaded = Study.load(study, store)
     check_levels([*loaded.config.space.designs, REFERENCE], levels)
-    asked = {"partition": partition, "account": account, "time": time, "parallel": parallel}
+    asked: dict[str, object] = {"partition": partition, "account": account, "time": time}
+    asked |= {"parallel": parallel, "checkpoint": checkpoint_every, "tensorboard": tensorboard or None}
     resources = with_flags(loaded.config.resources, asked, executor)
     if address is not None and executor != "ray":
         raise InputFault("got --address, which is for a cluster of Ray; expected --executor ray with it")
+    said = loaded.config
+    pictures = keep_pictures or said.keep_pictures
+    loaded.config = replace(said, resources=resources, keep=keep or said.keep, keep_pictures=pictures)
     if dry_run:
         print("\n".join(describe(loaded)))
         return
@@ -139,6 +153,8 @@ def with_flags(resources: Resources, flags: Mapping[str, object], executor: str)
     """
     given = {name: value for name, value in flags.items() if value is not None}
     for name in given:
+        if name in ("checkpoint", "tensorboard"):
+            continue
         if name != "parallel" and executor != "slurm":
             raise InputFault(f"got --{name}, which is for jobs of SLURM; expected --executor slurm with it")
         if executor == "local":
@@ -147,7 +163,8 @@ def with_flags(resources: Resources, flags: Mapping[str, object], executor: str)
         return Resources(**{**resources.model_dump(), **given})
     except ValidationError as error:
         found = error.errors()[0]
-        raise InputFault(f"--{found['loc'][0]}: {found['msg'].removeprefix('Value error, ')}") from error
+        flag = "checkpoint-every" if found["loc"][0] == "checkpoint" else found["loc"][0]
+        raise InputFault(f"--{flag}: {found['msg'].removeprefix('Value error, ')}") from error
 
 
 def together_of(pack: str) -> int | None:

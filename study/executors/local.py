@@ -25,6 +25,7 @@ from typing import Any, Literal
 from study.claims import Claims
 from study.executors import records
 from study.executors.records import Record
+from study.full_disk import FullDisk, message
 from study.process import LOG, Process
 from study.progress import duration
 from study.store import Store
@@ -228,6 +229,8 @@ class LocalExecutor:
         ------
         WorkerFault
             If workers keep dying before they are ready.
+        FullDisk
+            If a worker found no room.
         """
         self._feed()
         with contextlib.suppress(queue.Empty):
@@ -342,6 +345,8 @@ class LocalExecutor:
             self._states[event["pack"]] = State("done", hand.log)
             hand.pack = None
             self._feed()
+        elif event["event"] == "full":
+            raise FullDisk(message(self.store.folder, event["error"], event["path"]))
         else:
             self.listen(event)
 

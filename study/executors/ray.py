@@ -23,6 +23,7 @@ from study.executors.events import read_on
 from study.executors.local import STARTS, WORKER, State, WorkerFault, cores
 from study.executors.ray_task import RETRIES, events_of, free, log_of, run_pack
 from study.executors.records import Record
+from study.full_disk import FullDisk, message
 from study.process import Judge, Process
 from study.resources import Resources
 from study.saving import VARIABLE as SAVING
@@ -195,6 +196,8 @@ class RayExecutor:
                 self._stillborn = 0
             elif event["event"] in ("step", "result"):
                 self.listen(event)
+            elif event["event"] == "full":
+                raise FullDisk(message(self.store.folder, event["error"], event["path"]))
         return self._read[handle] > 0
 
     def _ended(self, handle: str, task: Any) -> State:

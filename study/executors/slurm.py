@@ -21,6 +21,7 @@ from study.executors.local import WORKER, State, WorkerFault, end_of
 from study.executors.records import Record
 from study.executors.slurm_jobs import Job
 from study.executors.slurm_worker import NOTICE, PackJob
+from study.full_disk import FullDisk, is_full, message
 from study.process import Judge, Process
 from study.resources import Resources
 from study.store import Store
@@ -145,6 +146,8 @@ class SlurmExecutor:
             for handle in handles:
                 del self._given[handle]
                 records.delete(self.store, handle)
+            if is_full(error):
+                raise
             raise WorkerFault(f"SLURM took no jobs: {' '.join(str(error).split())[-600:]}") from error
         return handles
 
@@ -152,6 +155,11 @@ class SlurmExecutor:
         """Wait a second at most, and return the state of every pack if it was time to ask SLURM for it.
 
         A pack that is `done` or `lost` is named once and then forgotten.
+
+        Raises
+        ------
+        FullDisk
+            If a job found no room; the others go on as far as they can.
         """
         left = self._asked + self._wait - time.monotonic()
         if left > 0:
@@ -199,6 +207,8 @@ class SlurmExecutor:
         if over != given.over:  # a job that is being put back into the queue may look as if it had ended
             given.over, self._wait = over, 1.0
             return State("running")
+        if given.job is not None:
+            self._hear(given, given.job)
         return ended(self.store, given.job)
 
     def _hear(self, given: _Given, job: Job) -> None:
@@ -207,6 +217,8 @@ class SlurmExecutor:
         for event in events:
             if event["event"] in ("step", "result"):
                 self.listen(event)
+            elif event["event"] == "full":
+                raise FullDisk(message(self.store.folder, event["error"], event["path"]))
 
     def _log(self, job: Job, kind: str) -> Path:
         return log_of(self.store, job, kind)

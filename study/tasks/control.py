@@ -41,9 +41,10 @@ class ControlTask(Task[ControlSpec]):
     held: Tensor
     held_maps: Tensor
 
-    def batches(self, seed: int, protocol: Protocol) -> Iterator[Batch]:
+    def batches(self, seed: int, protocol: Protocol, begin: int = 0) -> Iterator[Batch]:
         """Make the endless batches of one seed: pictures with their captions and maps."""
-        return self.drawn(seed, [Rows(self.latents, self.spec.train.captions, protocol.batch, condition=self.maps)])
+        rows = Rows(self.latents, self.spec.train.captions, protocol.batch, condition=self.maps)
+        return self.drawn(seed, [rows], begin)
 
     def held_out(self) -> Batch:
         """Make the rows of the held-out loss: held-out pictures with their maps at fixed timesteps and noise."""

@@ -38,9 +38,9 @@ class DomainTask(Task[DomainSpec]):
     cache_dir: Path
     real: Features = field(default_factory=dict)
 
-    def batches(self, seed: int, protocol: Protocol) -> Iterator[Batch]:
+    def batches(self, seed: int, protocol: Protocol, begin: int = 0) -> Iterator[Batch]:
         """Make the endless batches of one seed: pictures with their captions."""
-        return self.drawn(seed, [Rows(self.latents, self.spec.train.captions, protocol.batch)])
+        return self.drawn(seed, [Rows(self.latents, self.spec.train.captions, protocol.batch)], begin)
 
     def held_out(self) -> Batch:
         """Make the rows of the held-out loss: held-out pictures at fixed timesteps and noise."""

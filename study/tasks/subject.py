@@ -42,7 +42,7 @@ class SubjectTask(Task[SubjectSpec]):
     mirrored: Tensor
     real: Features = field(default_factory=dict)
 
-    def batches(self, seed: int, protocol: Protocol) -> Iterator[Batch]:
+    def batches(self, seed: int, protocol: Protocol, begin: int = 0) -> Iterator[Batch]:
         """Make the endless batches of one seed: subject rows first, then prior rows, which weigh `prior_weight`.
 
         Mirrored pictures are pictures like the others: a shuffled round has every one both ways.
@@ -52,7 +52,7 @@ class SubjectTask(Task[SubjectSpec]):
         if len(self.prior):
             prompts = [self.spec.class_prompt] * len(self.prior)
             parts.append(Rows(self.prior, prompts, protocol.prior_batch, protocol.prior_weight, "prior "))
-        return self.drawn(seed, parts)
+        return self.drawn(seed, parts, begin)
 
     def held_out(self) -> Batch:
         """Make the rows of the held-out loss: the real pictures at fixed timesteps and noise."""

@@ -6,6 +6,7 @@ own, named after it; `prepare` here finds it. The loop, the packs and the scores
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -118,8 +119,8 @@ class Task(ABC, Generic[Spec]):
         return self.spec.content_hash()
 
     @abstractmethod
-    def batches(self, seed: int, protocol: Protocol) -> Iterator[Batch]:
-        """Make the endless batches of one seed, all with the same number of rows."""
+    def batches(self, seed: int, protocol: Protocol, begin: int = 0) -> Iterator[Batch]:
+        """Make the endless batches of one seed, all with the same number of rows; the first `begin` are left out."""
 
     @abstractmethod
     def held_out(self) -> Batch:
@@ -145,26 +146,23 @@ class Task(ABC, Generic[Spec]):
         first features, see `study.conditioning`, and is drawn from the seed."""
         return None
 
-    def drawn(self, seed: int, parts: Sequence[Rows]) -> Iterator[Batch]:
+    def drawn(self, seed: int, parts: Sequence[Rows], begin: int = 0) -> Iterator[Batch]:
         """Draw the endless batches of one seed from sets of pictures: the rows of the first, then of the second, ….
 
         Pictures come in shuffled rounds. Every set and purpose has its own stream, so that a change of one leaves the
-        rows of the others as they are. The loss is the weighted sum of the sets' mean losses.
+        rows of the others as they are. The loss is the weighted sum of the sets' mean losses. The first `begin` batches
+        are drawn, so that the streams are where they would be, but not made.
         """
         backbone = self.backbone
         device, dtype = backbone.device, backbone.dtype
         weight = torch.cat([torch.full((part.count,), part.weight / part.count, dtype=dtype) for part in parts])
         weight = weight.to(device)
-        orders = [_rounds(len(part.latents), stream(seed, self.key, part.purpose + "order")) for part in parts]
-        noises = [stream(seed, self.key, part.purpose + "noise") for part in parts]
-        times = [stream(seed, self.key, part.purpose + "timesteps") for part in parts]
-        while True:
+        draws = zip(*(self._draws(seed, part) for part in parts), strict=True)
+        for drawn in itertools.islice(draws, begin, None):
             latents, noise, timesteps, prompts, conditions = [], [], [], [], []
-            for part, order, noise_stream, time_stream in zip(parts, orders, noises, times, strict=True):
-                chosen = [next(order) for _ in range(part.count)]
+            for part, (chosen, part_noise, steps) in zip(parts, drawn, strict=True):
                 latents.append(part.latents[chosen])
-                noise.append(torch.randn((part.count, *backbone.latent_shape), generator=noise_stream))
-                steps = torch.randint(backbone.timesteps, (part.count,), generator=time_stream)
+                noise.append(part_noise)
                 timesteps.append(backbone.times(steps))
                 prompts += [part.prompts[index] for index in chosen]
                 conditions += [part.condition[chosen]] if part.condition is not None else []
@@ -175,6 +173,17 @@ class Task(ABC, Generic[Spec]):
                 backbone.embed(prompts),
                 weight,
                 torch.cat(conditions) if conditions else None,
+            )
+
+    def _draws(self, seed: int, part: Rows) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+        """Draw a set's pictures, noise and timesteps of each step, without end."""
+        order = _rounds(len(part.latents), stream(seed, self.key, part.purpose + "order"))
+        noises, times = (stream(seed, self.key, part.purpose + what) for what in ("noise", "timesteps"))
+        while True:
+            yield (
+                [next(order) for _ in range(part.count)],
+                torch.randn((part.count, *self.backbone.latent_shape), generator=noises),
+                torch.randint(self.backbone.timesteps, (part.count,), generator=times),
             )
 
     def drawn_from(self, captions: Sequence[str], seed: int, count: int) -> Wanted:

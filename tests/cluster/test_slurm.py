@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from study.study import Study
-from tests.cluster.tiny import ROOT, TRIALS, adapter_study, check_once, study_file, wait_until
+from tests.cluster.tiny import ROOT, STUDY, TRIALS, adapter_study, check_once, study_file, wait_until
 from tests.study import fakes
 
 _spec = importlib.util.spec_from_file_location("cluster_of_two", Path(__file__).with_name("slurm.py"))
@@ -123,6 +123,24 @@ def test_what_slurm_does_to_jobs_costs_no_row_and_doubles_none(environment, tmp_
     # Oracle: the fake runtime's score is a function of the id alone.
     rows = store.rows()
     assert rows["clip_i"].tolist() == [fakes.score(id) for id in rows["id"]]
+
+
+def test_a_trial_that_slurm_interrupts_goes_on_from_the_step_it_was_at(environment, tmp_path):
+    """No checkpoint is due for an hour: it is written because SLURM announces the end."""
+    factors = {"input": ["CA_out"], "output": ["FFN_in"]}
+    file = study_file(tmp_path, factors=factors, protocol={**STUDY["protocol"], "steps": 400}, resources=RESOURCES)
+    store = Study.load(file).store
+    driver = adapter_study("run", file, "--executor", "slurm", "--pack", "1", "--checkpoint-every", "1h")
+    outs = wait_until(lambda: [out for out in store.logs.rglob("*_log.out") if '"step": 20,' in out.read_text()])
+    job = outs[0].name.removesuffix("_0_log.out")
+    subprocess.run(["scancel", "--signal=USR2", job], check=False)
+    hurry(job)
+    said = driver.communicate(timeout=500)
+    assert driver.returncode == 0, said
+    check_once(file)
+    rows = store.rows().set_index("role")
+    assert 20 <= rows.loc["study", "resumed_step"] < 400 and rows.loc["reference", "resumed_step"] == 0
+    assert rows.loc["study", "status"] == "done" and len(store.curves()) == 100
 
 
 def test_cancel_ends_the_jobs(environment, tmp_path, monkeypatch):

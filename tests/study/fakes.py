@@ -3,6 +3,7 @@
 Run as a program it is the worker (`python fakes.py STORE --device cpu`) or, with `drive`, the driver.
 """
 
+import errno
 import json
 import logging
 import math
@@ -15,9 +16,11 @@ from pathlib import Path
 import numpy as np
 import yaml
 from PIL import Image
+from safetensors.numpy import save_file
 
 from study.backbones.kinds import AUTOENCODER, KINDS
 from study.executors.local import LocalExecutor
+from study.store import Store
 from study.study import Study
 from study.trial import Claim, Pack, Progress, Sink, TrialResult
 from study.worker import Runtime, main
@@ -98,10 +101,11 @@ def score_at(rate: float, best: float) -> float:
 def runtime(device: str | None) -> Runtime:
     """A runtime whose trials take FAKE_SECONDS each.
 
-    A design with the activation FAKE_DEADLY kills its worker, one with FAKE_FAILING fails. FAKE_RATES, a JSON object,
-    names the best learning rate of each method; with it, a trial diverges at rates ten times as high and more. On its
-    way a trial has its score less what is left of the way. Into the folder FAKE_SPANS goes a file a pack, of which
-    process ran it, on what and when; the first begins when FAKE_WORKERS workers are there.
+    A design with the activation FAKE_DEADLY kills its worker, one with FAKE_FAILING fails, one with FAKE_FULL finds the
+    disk full. FAKE_RATES, JSON, names the best learning rate of each method; with it, a trial diverges at rates ten
+    times as high and more. On its way a trial has its score less what is left of the way. One with FAKE_PREEMPTED,
+    such as silu:5, kills its worker so often, each time after a checkpoint of a later step. Into the folder FAKE_SPANS
+    goes a file a pack, of which process ran it, on what and when; the first begins when FAKE_WORKERS workers are there.
     """
     pause, deadly = float(os.environ.get("FAKE_SECONDS", "0")), os.environ.get("FAKE_DEADLY")
     rates = json.loads(os.environ.get("FAKE_RATES", "{}"))
@@ -127,12 +131,23 @@ def runtime(device: str | None) -> Runtime:
             for step in range(3):
                 progress(trial, step, 3)
                 time.sleep(pause / 3)
+            preempted, _, times = os.environ.get("FAKE_PREEMPTED", "").partition(":")
+            if preempted and trial.design.get("activation") == preempted:
+                checkpoints, attempt = Store(Path(pack.store)).checkpoints, pack.attempts[trial.id]
+                step = checkpoints.step(trial.id, attempt)
+                if step < int(times):
+                    checkpoints.folder.mkdir(exist_ok=True)
+                    told = {"description": json.dumps({"step": step + 1})}
+                    save_file({}, checkpoints.file(trial.id, attempt), told)
+                    os.kill(os.getpid(), signal.SIGKILL)
             if deadly and trial.design.get("activation") == deadly:
                 os.kill(os.getpid(), signal.SIGKILL)
             if trial.design.get("activation") == os.environ.get("FAKE_FAILING", "none"):
                 log.warning("%s failed\nTraceback of it", trial.label())
                 sink(TrialResult(trial, "failed", "no luck"))
                 continue
+            if trial.design.get("activation") == os.environ.get("FAKE_FULL", "no"):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"{pack.store}/adapters/0")
             value = score(trial.id)
             if trial.design["method"] in rates:
                 rate, best = trial.protocol.learning_rate, rates[trial.design["method"]]

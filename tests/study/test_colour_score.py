@@ -11,6 +11,7 @@ import pytest
 from adapters.faults import InputFault
 from study import config, plan
 from study.config import Protocol
+from study.keep import Keeping
 from study.pack import Worker, run_pack
 from study.report import content
 from study.scoring import TrueColours, score
@@ -202,7 +203,7 @@ def test_an_old_store_reads_with_the_score_missing(root):
     assert study.store.rows()["colour"].isna().all() and study.store.images()["colour"].isna().all()
     assert content(study).scores == []
     study.store.adapter(old.id).mkdir(parents=True)
-    study.store.keep_best("colour")
+    Keeping(study.store, "colour", "best").settle()
     assert study.store.adapter(old.id).is_dir(), "a trial without the score is not judged by it"
 
     study.store.commit(TrialResult(new, "done", scores={"clip_i": 0.4, "colour": 0.9}, images=images), "s")

@@ -38,7 +38,7 @@ class Following(Task[SubjectSpec]):
     def key(self) -> str:
         return "following"
 
-    def batches(self, seed, protocol):
+    def batches(self, seed, protocol, begin=0):
         return self.drawn(seed, [Rows(self.latents, ["a dog"] * len(self.latents), 2, condition=self.maps)])
 
     def held_out(self):

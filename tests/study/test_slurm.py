@@ -9,8 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from adapters.faults import InputFault
+from study.checkpoints import State
 from study.cli.run import with_flags
 from study.executors import records, slurm_jobs
 from study.executors.local import WorkerFault
@@ -165,7 +167,7 @@ def test_without_submitit_one_sentence_says_how_to_install_it(study, monkeypatch
         executor(study)
 
 
-def test_job_at_its_time_limit_goes_on_only_if_a_trial_has_ended(study, tmp_path):
+def test_job_at_its_time_limit_goes_on_only_if_a_trial_has_got_on(study, tmp_path):
     (pack,) = packs(study.config, study.trials, {}, str(study.store.folder))
     file = tmp_path / "pack.json"
     file.write_text(pack.to_json())
@@ -176,6 +178,11 @@ def test_job_at_its_time_limit_goes_on_only_if_a_trial_has_ended(study, tmp_path
     assert job.checkpoint() is not None, "trials had ended"
     job._open = 0
     assert job.checkpoint() is None
+    state = State(2, 1.0, torch.zeros(2), [], [])
+    study.store.checkpoints.write(pack.trials[0], 1, state, {})
+    assert job.checkpoint() is not None, "its checkpoint has got on"
+    job._steps = {pack.trials[0].id: 2}
+    assert job.checkpoint() is None, "the checkpoint was there when it began"
 
 
 def test_what_sbatch_is_told():
@@ -202,6 +209,7 @@ def test_time_limits(text, expected):
         ({"time": 28800}, "expected a time such as 90m"),
         ({"time": "soon"}, "expected a time such as 90m"),
         ({"partition": "gpu\nrm -rf ~"}, "without spaces or quotes"),
+        ({"checkpoint": 10}, "the time between two checkpoints, such as 10m or 90s, or never"),
         ({"gpus": 2}, "less than or equal to 1"),
         ({"memory": "lots"}, "lots"),
     ],
@@ -224,7 +232,10 @@ def test_states_of_jobs(slurm):
 def test_flags_come_before_the_study_and_are_for_slurm_only():
     asked = Resources(partition="a", time="1h")
     assert with_flags(asked, {"partition": "b", "time": None}, "slurm") == Resources(partition="b", time="1h")
+    assert with_flags(asked, {"checkpoint": "5m"}, "local").checkpoint_seconds == 300, "this one is for all"
     with pytest.raises(InputFault, match="expected --executor slurm"):
         with_flags(asked, {"partition": "b"}, "local")
     with pytest.raises(InputFault, match="--time: got 'soon'"):
         with_flags(asked, {"time": "soon"}, "slurm")
+    with pytest.raises(InputFault, match="--checkpoint-every: got 'soon'"):
+        with_flags(asked, {"checkpoint": "soon"}, "local")

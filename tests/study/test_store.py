@@ -12,6 +12,7 @@ from adapters.faults import InputFault
 from study import store as store_module
 from study.columns import ROW
 from study.config import Protocol
+from study.keep import Keeping
 from study.store import Known, Store, read_results
 from study.trial import Trial, TrialResult
 
@@ -206,7 +207,7 @@ def test_best_weights_of_each_task_are_kept(store):
     for seed, score in enumerate((0.2, 0.9, 0.5)):
         made = result(seed, score=score, adapter={"w": torch.full((2,), float(seed))})
         store.commit(made, keep="best")
-    store.keep_best("clip_i")
+    Keeping(store, "clip_i", "best").settle()
     assert [path.name for path in (store.folder / "adapters").iterdir()] == [trial(1).id]
     assert sorted(file.name for file in store.adapter(trial(1).id).iterdir()) == ["adapter.json", "adapter.safetensors"]
 
@@ -217,7 +218,7 @@ def test_best_weights_are_those_of_the_lowest_distance(store):
         made = result(seed, adapter={"w": torch.zeros(2)})
         made.scores = {"kid": distance}
         store.commit(made, keep="best")
-    store.keep_best("kid")
+    Keeping(store, "kid", "best").settle()
     assert [path.name for path in (store.folder / "adapters").iterdir()] == [trial(1).id]
 
 
