@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import sys
@@ -10,6 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from adapters.faults import InputFault
+from study.cli.executing import Address, ExecutorName, check_address, left, runner_of
 from study.cli.means import print_table
 from study.cli.run import interrupt, together_of
 from study.cli.shared import RecipeFile
@@ -34,6 +36,8 @@ def command(
     pack: Annotated[
         str, typer.Option(help="Trials that a worker trains together; auto: as many as fit into memory and still gain.")
     ] = "auto",
+    executor: ExecutorName = "local",
+    address: Address = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and run nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
@@ -41,9 +45,10 @@ def command(
 
     Trains what has no result yet, then prints the differences, paired by task, and whether the recipe is non-inferior
     to full tuning. It may be interrupted at any moment; the same command goes on. Nothing is compared before every
-    trial has run. Exit code 1 if trials failed.
+    trial has run. Exit code 1 if trials failed. What jobs of a cluster ask for stands in the study's `resources`.
     """
     together = together_of(pack)
+    check_address(executor, address)
     loaded = Study.load(study, store)
     if not dry_run:
         loaded.fetch()
@@ -53,14 +58,16 @@ def command(
     if dry_run:
         print(json.dumps(_document(confirming), indent=1) if as_json else "\n".join(confirming.describe()))
         return
+    runner = runner_of(executor, loaded.store, loaded.config.resources, address)
     signal.signal(signal.SIGTERM, interrupt)
     try:
-        outcome = confirming.run(only, limit, workers, together)
+        with contextlib.redirect_stdout(sys.stderr):  # Ray prints what happens to its nodes
+            outcome = confirming.run(only, limit, workers, together, runner)
     except WorkerFault as fault:
         print(f"adapter-study: {fault}", file=sys.stderr)
         raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        print("adapter-study: interrupted; what had finished is stored, the same command goes on", file=sys.stderr)
+    except KeyboardInterrupt as interruption:
+        print(f"adapter-study: {left(executor, study, interruption)}", file=sys.stderr)
         raise typer.Exit(130) from None
     states = ", ".join(f"{count} {state}" for state, count in sorted(outcome.counts.items()))
     print(f"trials of the confirmation: {states}", file=sys.stderr)

@@ -15,10 +15,10 @@ from pydantic import ValidationError
 
 from adapters.faults import InputFault
 from study.cli.dry_run import describe
+from study.cli.executing import Address, ExecutorName, check_address, left, runner_of
 from study.cli.shared import GradientCheckpointing, Offload, StudyFile
 from study.executors.local import WorkerFault
 from study.keep import Word
-from study.outcome import Executor
 from study.resources import Resources
 from study.saving import Saving
 from study.space import REFERENCE, check_levels
@@ -44,20 +44,14 @@ def command(
     ] = "auto",
     gradient_checkpointing: GradientCheckpointing = False,
     offload: Offload = False,
-    executor: Annotated[
-        Literal["local", "slurm", "ray"],
-        typer.Option(help="Where trials run: on this machine, as jobs of SLURM, or as tasks of Ray."),
-    ] = "local",
+    executor: ExecutorName = "local",
     partition: Annotated[str | None, typer.Option(help="SLURM: instead of the study's `resources`.")] = None,
     account: Annotated[str | None, typer.Option(help="SLURM: instead of the study's `resources`.")] = None,
     time: Annotated[str | None, typer.Option(help="SLURM: time limit of a job, such as 90m, 8h, 1-12.")] = None,
     parallel: Annotated[
         int | None, typer.Option(min=1, help="SLURM, Ray: jobs or tasks that run at once at most.")
     ] = None,
-    address: Annotated[
-        str | None,
-        typer.Option(help="Ray: auto, HOST:PORT or ray://HOST:PORT of a cluster; else RAY_ADDRESS, or one of its own."),
-    ] = None,
+    address: Address = None,
     checkpoint_every: Annotated[
         str | None, typer.Option(help="Time between two checkpoints of a trial in training, such as 10m; or never.")
     ] = None,
@@ -88,15 +82,14 @@ def command(
     asked: dict[str, object] = {"partition": partition, "account": account, "time": time}
     asked |= {"parallel": parallel, "checkpoint": checkpoint_every, "tensorboard": tensorboard or None}
     resources = with_flags(loaded.config.resources, asked, executor)
-    if address is not None and executor != "ray":
-        raise InputFault("got --address, which is for a cluster of Ray; expected --executor ray with it")
+    check_address(executor, address)
     said = loaded.config
     pictures = keep_pictures or said.keep_pictures
     loaded.config = replace(said, resources=resources, keep=keep or said.keep, keep_pictures=pictures)
     if dry_run:
         print("\n".join(describe(loaded)))
         return
-    runner = _runner(executor, loaded, resources, address)
+    runner = runner_of(executor, loaded.store, resources, address)
     loaded.fetch()
     for warning in loaded.warnings():
         print(f"warning: {warning}", file=sys.stderr)
@@ -110,9 +103,7 @@ def command(
         print(f"adapter-study: {fault}", file=sys.stderr)
         raise typer.Exit(1) from None
     except KeyboardInterrupt as interruption:
-        stored = f"{str(interruption) or 'interrupted'}; what had finished is stored, the same command goes on"
-        on = f"left; jobs go on. The same command takes them over, `adapter-study cancel {study}` ends them"
-        print(f"adapter-study: {on if executor == 'slurm' else stored}", file=sys.stderr)
+        print(f"adapter-study: {left(executor, study, interruption)}", file=sys.stderr)
         raise typer.Exit(130) from None
     print(outcome.summary(), file=sys.stderr)
     _print_anova(loaded)
@@ -126,21 +117,6 @@ def command(
         print(f"cannot be run: {reason}", file=sys.stderr)
     if outcome.failed or outcome.impossible:
         raise typer.Exit(1)
-
-
-def _runner(name: str, study: Study, resources: Resources, address: str | None) -> Executor | None:
-    if name == "slurm":
-        from study.executors.slurm import SlurmExecutor
-
-        return SlurmExecutor(study.store, resources)
-    if name == "ray":
-        from study.executors.ray import RayExecutor
-
-        runner = RayExecutor(study.store, resources, address)
-        if runner.lacking:
-            print(f"warning: no node of the Ray cluster has {runner.lacking}; trials wait for one", file=sys.stderr)
-        return runner
-    return None
 
 
 def with_flags(resources: Resources, flags: Mapping[str, object], executor: str) -> Resources:

@@ -431,6 +431,7 @@ def test_faults_of_the_command_are_one_message_and_exit_code_2(tmp_path):
         (("fake.yaml", "nowhere.yaml"), "nowhere.yaml"),
         (("nowhere.yaml", "recipe.yaml"), "nowhere.yaml"),
         (("fake.yaml", "recipe.yaml", "--pack", "0"), "--pack 0"),
+        (("fake.yaml", "recipe.yaml", "--address", "auto"), "--executor ray"),
     ):
         ended = command(*words)
         assert ended.exit_code == 2 and told in ended.stderr and ended.stdout == "", ended.output
