@@ -80,7 +80,7 @@ def test_without_pictures_rows_and_report_are_there(tmp_path):
     images = study.store.images()
     assert len(images) == 2 * (fakes.PLANNED + fakes.REFERENCES) and images["file"].isna().all()
     found = content(study)
-    assert found.galleries == [] and len(found.scores) == 2
+    assert found.galleries == [] and len(found.frame) == fakes.PLANNED
 
 
 def test_all_pictures_stay_by_default(tmp_path):

@@ -49,7 +49,7 @@ def study(root: Path, name: str) -> Study:
 
 
 def packs(own: Study, trials: list[Trial], together: int) -> list[Pack]:
-    attempts = Known.of(own.store).attempts
+    attempts = Known.of(own.store.attempts()).attempts
     found = plan.packs(own.config, trials, attempts, str(own.store.folder), together=together)
     return [Pack.from_json(pack.to_json()) for pack in found]
 
