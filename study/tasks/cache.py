@@ -30,14 +30,25 @@ def cached(folder: Path, name: str, key: list[Any], make: Callable[[], Tensor]) 
 
 
 def _read(file: Path) -> Tensor | None:
-    """Read a cached tensor; a file that is cut off or is something else counts as not there.
+    """Read a cached tensor; a file that is cut off, damaged or something else counts as not there.
 
     Read whole, not mapped into memory: on a network file system a mapped file that is replaced is lost.
     """
     try:
-        return load(file.read_bytes())["latents"]
-    except (SafetensorError, KeyError):
+        if file.is_symlink():
+            return None
+        data = file.read_bytes()
+        latents = load(data)["latents"]
+    except (SafetensorError, KeyError, OSError, ValueError):
         return None
+    return latents if data == _sealed(latents) else None
+
+
+def _sealed(latents: Tensor) -> bytes:
+    """Return the bytes of a file with a tensor and the digest of its numbers, so that any damage shows."""
+    latents = latents.cpu().contiguous()
+    digest = hashlib.sha256(save({"latents": latents})).hexdigest()
+    return save({"latents": latents}, metadata={"sha256": digest})
 
 
 def _write(file: Path, latents: Tensor) -> None:
@@ -46,7 +57,7 @@ def _write(file: Path, latents: Tensor) -> None:
     handle, name = tempfile.mkstemp(dir=file.parent, prefix=".making-")
     try:
         with os.fdopen(handle, "wb") as opened:
-            opened.write(save({"latents": latents.cpu().contiguous()}))
+            opened.write(_sealed(latents))
             opened.flush()
             os.fsync(opened.fileno())
         os.replace(name, file)
