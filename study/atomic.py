@@ -43,16 +43,16 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
         for file in part.iterdir():
             sync(file)
         sync(part)
-        if path.exists():
+        if os.path.lexists(path):
             os.rename(path, old)
         os.rename(part, path)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
-        if old.exists() and not path.exists():
+        if os.path.lexists(old) and not path.exists():
             os.rename(old, path)
         raise
     finally:
-        shutil.rmtree(old, ignore_errors=True)
+        remove(old)
     sync(path.parent)
 
 
@@ -102,8 +102,8 @@ def aside(path: Path) -> Path | None:
 
 
 def remove(path: Path) -> None:
-    """Delete a file or a folder, if it is there."""
-    if path.is_dir():
+    """Delete a file or a folder, if it is there; of a link the link."""
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)

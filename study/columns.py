@@ -93,3 +93,6 @@ IMAGE = {
     "file": "string",
 }
 """Columns of a picture's row; `file` is relative to the store."""
+
+CURVE = {"id": "string", "attempt": "int64"}
+"""Columns of a recorded step's row, besides what was recorded."""

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from adapters.reading import parse_json
+from study import sealed
 from study.atomic import aside, put_new, remove, sync, temporary
 
 if TYPE_CHECKING:
@@ -111,12 +114,15 @@ def commit(
 
 
 def digest(path: Path) -> str:
-    """Return the SHA-256 of a file, or of a folder's file names and contents."""
+    """Return the SHA-256 of a file, or of a folder's file names and contents; of what is no file, of its name."""
     total = hashlib.sha256()
-    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-        with file.open("rb") as opened:
-            own = hashlib.file_digest(opened, "sha256").digest()
-        total.update((file.name.encode() if path.is_dir() else b"") + b"\0" + own)
+    folder = path.is_dir() and not path.is_symlink()
+    for file in sorted(path.iterdir()) if folder else [path]:
+        own = b""
+        if file.is_file() and not file.is_symlink():
+            with file.open("rb") as opened:
+                own = hashlib.file_digest(opened, "sha256").digest()
+        total.update((os.fsencode(file.name) if folder else b"") + b"\0" + own)
     return total.hexdigest()
 
 
@@ -139,18 +145,19 @@ def _write(path: Path, fill: Fill) -> _Piece:
 
 
 def _fill_row(part: Path, table: pa.Table, pieces: Mapping[str, str]) -> None:
-    import pyarrow.parquet as pq
-
     told = {**(table.schema.metadata or {}), _PIECES_KEY: json.dumps(dict(pieces)).encode()}
-    pq.write_table(table.replace_schema_metadata(told), part)
+    sealed.write(part, table.replace_schema_metadata(told))
 
 
 def _pieces_of(row: Path) -> dict[str, str] | None:
-    """Return the digests of a row's pieces; None if there is no row, and none of a row of an earlier version."""
+    """Return the digests of a row's pieces; None if there is no row, and none of a damaged one or an earlier version's."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         metadata = pq.read_schema(row).metadata or {}
+        return dict(parse_json(metadata.get(_PIECES_KEY, b"{}")))
     except FileNotFoundError:
         return None
-    return dict(json.loads(metadata.get(_PIECES_KEY, b"{}")))
+    except (pa.ArrowException, OSError, ValueError, TypeError):
+        return {}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,19 +15,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapters.faults import InputFault
-from study.atomic import TEMPORARY
+from study import sealed
+from study.atomic import TEMPORARY, remove
 from study.canonical import canonical_json
-from study.columns import IMAGE, MEASURED, ROW, SCORES, higher_is_better
+from study.columns import CURVE, IMAGE, MEASURED, ROW, SCORES, higher_is_better
 from study.commit import Fill, commit
 from study.executors.records import given_to_slurm
 from study.space import factor_texts
-from study.tables import attempts_in, completed, files_of, fill_table, read_tables, table_of, write_table
+from study.tables import attempts_in, completed, files_of, read_tables, table_of, write_table
 from study.trial import FINAL, STATUSES, TrialResult
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_TABLES = ("trials", "images", "curves")
+_TABLES = {"trials": ROW, "images": IMAGE, "curves": CURVE}
+PARTS = (
+    *_TABLES, "pictures", "adapters", "cache", "packs", "claims", "logs", "logs/slurm", "compacted", "looks.json", "optuna.log"
+)  # fmt: skip
+"""What is in a store."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,17 @@ class Store:
     """
 
     folder: Path
+
+    def __post_init__(self) -> None:
+        """Refuse a folder in which a link leads elsewhere: nothing out of the store is read, written or deleted."""
+        if self.folder.exists() and not self.folder.is_dir():
+            raise InputFault(f"{self.folder} is a file; expected the folder of a store")
+        for name in PARTS:
+            if (self.folder / name).is_symlink():
+                raise InputFault(
+                    f"{self.folder / name} is a link, and what a store holds is in its own folder; "
+                    "to have it on another disk, make a link of the whole store"
+                )
 
     @property
     def logs(self) -> Path:
@@ -70,11 +85,17 @@ class Store:
 
     def pictures(self, id: str) -> Path:
         """Return the folder of a trial's pictures."""
-        return self.folder / "pictures" / id
+        return self._own(self.folder / "pictures" / id)
 
     def adapter(self, id: str) -> Path:
         """Return the folder of a trial's trained weights."""
-        return self.folder / "adapters" / id
+        return self._own(self.folder / "adapters" / id)
+
+    def _own(self, path: Path) -> Path:
+        """Return the path of a trial's folder, which a link may not stand for."""
+        if path.is_symlink():
+            raise InputFault(f"{path} is a link, and may lead out of the store; remove it")
+        return path
 
     def commit(self, result: TrialResult, study: str = "", attempt: int = 1, keep: str = "none") -> bool:
         """Write a result: pictures, curves and weights first, the row last.
@@ -112,11 +133,10 @@ class Store:
                 {**image, "id": id, "attempt": attempt, "index": index, "file": file}
                 for index, (image, file) in enumerate(zip(result.images, shown, strict=True))
             ]
-            pieces[self.folder / "images" / name] = lambda part: fill_table(part, table_of(images, IMAGE))
+            pieces[self.folder / "images" / name] = lambda part: sealed.write(part, table_of(images, IMAGE))
         if result.curves:
             curves = [{"id": id, "attempt": attempt, **point} for point in result.curves]
-            columns = {"id": "string", "attempt": "int64"}
-            pieces[self.folder / "curves" / name] = lambda part: fill_table(part, table_of(curves, columns))
+            pieces[self.folder / "curves" / name] = lambda part: sealed.write(part, table_of(curves, CURVE))
         if result.adapter is not None and keep != "none":
             pieces[self.adapter(id)] = lambda folder: _save_adapter(folder, result, row)
         return commit(self.folder, self.folder / "trials" / name, table_of([row], ROW), pieces, self._merged)
@@ -132,7 +152,7 @@ class Store:
             return False
         id, _, attempt = file.stem.partition(".")
         merged = sorted((self.folder / "trials").glob("merged-*.parquet"))
-        return any((id, int(attempt)) in attempts_in(each) for each in merged)
+        return _number(attempt) and any((id, int(attempt)) in attempts_in(each) for each in merged)
 
     @property
     def _compacted(self) -> Path:
@@ -155,15 +175,15 @@ class Store:
 
     def attempts(self) -> pd.DataFrame:
         """Return the rows of every attempt, superseded ones included."""
-        return self._frame("trials", ROW)
+        return self._frame("trials")
 
     def images(self) -> pd.DataFrame:
         """Return a row a generated picture, of the attempts that `rows` returns."""
-        return self._current(self._frame("images", IMAGE))
+        return self._current(self._frame("images"))
 
     def curves(self) -> pd.DataFrame:
         """Return a row a recorded training step, of the attempts that `rows` returns."""
-        return self._current(self._frame("curves", {"id": "string", "attempt": "int64"}))
+        return self._current(self._frame("curves"))
 
     def compact(self) -> int:
         """Merge the files of each table into one; return how many files were merged.
@@ -172,12 +192,12 @@ class Store:
         loses and doubles nothing.
         """
         merged = 0
-        for kind in _TABLES:
+        for kind, columns in _TABLES.items():
             files = files_of(self.folder / kind)
             if len(files) < 2:
                 continue
             # A name of its own each time: a merge must never replace the file that it reads.
-            write_table(self.folder / kind / f"merged-{uuid.uuid4().hex}.parquet", read_tables(files))
+            write_table(self.folder / kind / f"merged-{uuid.uuid4().hex}.parquet", read_tables(files, columns))
             self._compacted.touch()
             for file in files:
                 file.unlink(missing_ok=True)
@@ -193,11 +213,11 @@ class Store:
         rows = self.attempts()
         owned = set(zip(rows["id"], rows["attempt"], strict=True))
         ids = set(rows["id"])
-        doomed = [path for path in self.folder.rglob(f"*{TEMPORARY}") if path.exists()]
+        doomed = list(self.folder.rglob(f"*{TEMPORARY}"))
         for kind in ("images", "curves"):
             for file in files_of(self.folder / kind):
                 id, _, attempt = file.stem.partition(".")
-                if attempt.isdigit() and (id, int(attempt)) not in owned:
+                if _number(attempt) and (id, int(attempt)) not in owned:
                     doomed.append(file)
         for kind in ("pictures", "adapters"):
             parent = self.folder / kind
@@ -206,10 +226,7 @@ class Store:
         doomed += sorted(self.claims.glob("*.json"))
         deleted = []
         for path in dict.fromkeys(doomed):
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+            remove(path)
             deleted.append(str(path.relative_to(self.folder)))
         return deleted
 
@@ -229,13 +246,14 @@ class Store:
         kept = kept.sort_values([score, "id"], ascending=[not higher_is_better(score), True])
         best = set(kept.groupby(["backbone_hash", "task_hash"])["id"].first())
         for id in set(kept["id"]) - best:
-            shutil.rmtree(self.adapter(id), ignore_errors=True)
+            remove(self.adapter(id))
 
-    def _frame(self, kind: str, columns: Mapping[str, str]) -> pd.DataFrame:
+    def _frame(self, kind: str) -> pd.DataFrame:
+        columns = _TABLES[kind]
         for _ in range(5):
             files = files_of(self.folder / kind)
             try:
-                table = read_tables(files) if files else table_of([], columns)
+                table = read_tables(files, columns) if files else table_of([], columns)
                 return completed(columns, table).to_pandas()
             except FileNotFoundError:
                 continue  # compacted by another process since it was listed: look again
@@ -298,13 +316,28 @@ def read_results(path: str | Path, tuning: bool = False) -> pd.DataFrame:
     if not path.is_file():
         raise InputFault(f"{path}: no such file or folder; expected a store, a parquet file or a CSV")
     if path.suffix.lower() == ".parquet":
-        return read_tables([path]).to_pandas()
+        return _to_pandas(path)
     if path.suffix.lower() == ".csv":
         try:
             return pd.read_csv(path, dtype=str, keep_default_na=False)
         except (ValueError, OSError) as error:
             raise InputFault(f"{path}: cannot be read as CSV ({error})") from error
     raise InputFault(f"{path}: expected a store, or a file that ends in .parquet or .csv")
+
+
+def _to_pandas(file: Path) -> pd.DataFrame:
+    """Read a parquet file that may be of any program."""
+    table = read_tables([file])
+    try:
+        return table.to_pandas()
+    except Exception as error:  # whatever pandas raises for types that it does not know
+        reason = " ".join(str(error).split())[:200]
+        raise InputFault(f"{file}: its columns cannot be read by pandas ({reason}); give plain numbers and text") from error
+
+
+def _number(text: str) -> bool:
+    """Say whether a part of a file's name is a number as the store writes it."""
+    return text.isascii() and text.isdigit() and len(text) < 10
 
 
 def _row(result: TrialResult, study: str, attempt: int) -> dict[str, Any]:
