@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from study.claims import Claims
 from study.executors import records, slurm_jobs
-from study.executors.local import WorkerFault
+from study.executors.local import WorkerFault, last_lines
 from study.process import Judge
 from study.store import Store
 from study.trial import Trial
@@ -113,7 +113,7 @@ def _failures(store: Store, names: dict[str, Trial], rows: pd.DataFrame) -> list
 
 def lines_about(log: Path, label: str) -> list[str]:
     """Return the last lines of a log that tell how a trial failed; of all of it, if none names the trial."""
-    lines = [line.rstrip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    lines = [line.rstrip() for line in last_lines(log) if line.strip()]
     begins = [index for index, line in enumerate(lines) if f"{label} failed" in line]
     if not begins:
         return lines[-_LINES:]

@@ -125,6 +125,11 @@ def temporary(path: Path) -> Path:
     return path.with_name(f"{path.name}.{uuid.uuid4().hex}{TEMPORARY}")
 
 
+def is_number(text: str) -> bool:
+    """Say whether a part of a file's name is a number as a store writes it: `²` and a hundred digits are none."""
+    return text.isascii() and text.isdigit() and len(text) < 10
+
+
 def sync(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from adapters.faults import InputFault
 from study.columns import higher_is_better
 
 if TYPE_CHECKING:
@@ -57,8 +59,11 @@ def _spread(count: int) -> list[int]:
 
 
 def _pictures(study: Study, images: pd.DataFrame, id: str) -> list[np.ndarray]:
-    from PIL import Image
+    from study.tasks.pictures import read
 
     files = images[images["id"] == id].sort_values("index")["file"].head(PICTURES)
-    paths = [study.store.folder / file for file in files.dropna()]
-    return [np.asarray(Image.open(path).convert("RGB")) for path in paths if path.exists()]
+    paths = [study.store.pictures(id) / PurePosixPath(file).name for file in files.dropna()]
+    try:
+        return [np.asarray(read(path)) for path in paths if path.is_file() and not path.is_symlink()]
+    except InputFault as fault:
+        raise InputFault(f"a picture in {study.store.pictures(id)} cannot be read: {fault}; delete it") from fault

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapters.faults import InputFault
 from study import sealed
-from study.atomic import TEMPORARY, remove
+from study.atomic import TEMPORARY, is_number, remove
 from study.canonical import canonical_json
 from study.columns import CURVE, IMAGE, MEASURED, ROW, SCORES, higher_is_better
 from study.commit import Fill, commit
@@ -152,7 +152,7 @@ class Store:
             return False
         id, _, attempt = file.stem.partition(".")
         merged = sorted((self.folder / "trials").glob("merged-*.parquet"))
-        return _number(attempt) and any((id, int(attempt)) in attempts_in(each) for each in merged)
+        return is_number(attempt) and any((id, int(attempt)) in attempts_in(each) for each in merged)
 
     @property
     def _compacted(self) -> Path:
@@ -217,7 +217,7 @@ class Store:
         for kind in ("images", "curves"):
             for file in files_of(self.folder / kind):
                 id, _, attempt = file.stem.partition(".")
-                if _number(attempt) and (id, int(attempt)) not in owned:
+                if is_number(attempt) and (id, int(attempt)) not in owned:
                     doomed.append(file)
         for kind in ("pictures", "adapters"):
             parent = self.folder / kind
@@ -333,11 +333,6 @@ def _to_pandas(file: Path) -> pd.DataFrame:
     except Exception as error:  # whatever pandas raises for types that it does not know
         reason = " ".join(str(error).split())[:200]
         raise InputFault(f"{file}: its columns cannot be read by pandas ({reason}); give plain numbers and text") from error
-
-
-def _number(text: str) -> bool:
-    """Say whether a part of a file's name is a number as the store writes it."""
-    return text.isascii() and text.isdigit() and len(text) < 10
 
 
 def _row(result: TrialResult, study: str, attempt: int) -> dict[str, Any]:

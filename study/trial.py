@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from adapters.faults import InputFault
 from study.canonical import digest
@@ -194,13 +196,61 @@ class Pack:
 
     @classmethod
     def from_json(cls, text: str) -> Pack:
-        """Return the pack that `to_json` wrote."""
+        """Return the pack that `to_json` wrote.
+
+        Raises
+        ------
+        ValueError
+            If it is none: a pack lies in a store, which may be a stranger's.
+        """
         from study.tasks.specs import TaskSpec
 
-        data = json.loads(text)
-        data["trials"] = tuple(Trial.from_json(trial) for trial in data["trials"])
-        data["tasks"] = {name: TaskSpec.from_json(spec) for name, spec in data["tasks"].items()}
-        return cls(**data)
+        form = _PackForm.model_validate_json(text)
+        values = {name: getattr(form, name) for name in _PackForm.model_fields}
+        values["trials"] = tuple(
+            Trial(**{**{name: getattr(each, name) for name in _TrialForm.model_fields}, "tunes": tuple(each.tunes)})
+            for each in form.trials
+        )
+        try:
+            values["tasks"] = {name: TaskSpec.from_json(spec) for name, spec in form.tasks.items()}
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"it is no pack: its tasks are not of the form that is expected ({error})") from error
+        return cls(**values)
+
+
+class _TrialForm(BaseModel):
+    """What `Trial.to_json` writes."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    backbone: str
+    backbone_hash: str
+    design: dict[str, Any]
+    task: str
+    task_hash: str
+    seed: int = Field(ge=0, lt=2**63)
+    protocol: Protocol
+    role: str
+    tunes: list[Literal[*Protocol.model_fields]]  # type: ignore[valid-type]
+    plan: str
+
+
+class _PackForm(BaseModel):
+    """What `Pack.to_json` writes."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    trials: list[_TrialForm]
+    backbone: str | dict[str, str]
+    tasks: dict[str, dict[str, Any]]
+    scores: dict[str, str | dict[str, str]]
+    keep: Literal["all", "best", "none"]
+    store: str
+    study: str
+    attempts: dict[str, Annotated[int, Field(ge=1, lt=10**9)]]
+    together: Annotated[int, Field(ge=1)] | None
+    asked: Annotated[int, Field(ge=1)] | None
+    take_over: bool
 
 
 @dataclass

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from adapters.faults import printable
 from study.claims import Claims
 from study.executors import records
 from study.executors.records import Record
@@ -36,7 +37,8 @@ MEMORY = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_thres
 """Settings of glibc's memory for workers: what one step has freed is kept for the next. Given back to the system and
 asked for anew it costs a page fault every 4 KB, a tenth to a sixth of the time on the CPU. Other systems ignore it."""
 
-_TAIL = 5
+_TAIL, _END = 5, 1_000_000
+"""Lines of a log that are told, and bytes at its end in which they are looked for."""
 
 
 class WorkerFault(RuntimeError):
@@ -108,9 +110,15 @@ def environment(threads: int, log: str) -> dict[str, str]:
 def tail(log: Path) -> list[str]:
     """Return the last lines of a log that say something."""
     with contextlib.suppress(OSError):
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        return [line.strip() for line in lines if line.strip()][-_TAIL:]
+        return [line.strip() for line in last_lines(log) if line.strip()][-_TAIL:]
     return []
+
+
+def last_lines(log: Path) -> list[str]:
+    """Return the lines at the end of a log, of which there may be gigabytes."""
+    with log.open("rb") as opened:
+        opened.seek(max(0, opened.seek(0, os.SEEK_END) - _END))
+        return printable(opened.read(_END).decode("utf-8", errors="replace")).splitlines()
 
 
 @dataclass
@@ -223,8 +231,9 @@ class LocalExecutor:
     def _start(self, device: str) -> None:
         self._started += 1
         self.store.logs.mkdir(parents=True, exist_ok=True)
-        log = self.store.logs / f"worker-{os.getpid()}-{self._started}.log"
-        with log.open("a") as told:
+        # A name that no link in a stranger's store can have been given before.
+        log = self.store.logs / f"worker-{os.getpid()}-{self._started}-{uuid.uuid4().hex[:8]}.log"
+        with log.open("x") as told:
             process = subprocess.Popen(
                 [*self.command, str(self.store.folder), "--device", device],
                 stdin=subprocess.PIPE,
