@@ -97,18 +97,26 @@ def _failures(store: Store, names: dict[str, Trial], rows: pd.DataFrame) -> list
     failed = rows[rows["status"].isin(("failed", "out_of_memory")) & rows["id"].isin(names)]
     for row in failed.to_dict("records"):
         label, log = names[row["id"]].label(), row.get("log")
-        path = store.folder / log if isinstance(log, str) and log else None
-        there = path is not None and path.resolve().is_relative_to(store.logs.resolve()) and path.is_file()
+        path = _own_log(store, log) if isinstance(log, str) and log else None
         told.append(
             {
                 "id": row["id"],
                 "trial": label,
                 "error": row["error"],
-                "log": str(path) if there else None,
-                "lines": lines_about(path, label) if there and path is not None else [],
+                "log": str(path) if path is not None else None,
+                "lines": lines_about(path, label) if path is not None else [],
             }
         )
     return told
+
+
+def _own_log(store: Store, log: str) -> Path | None:
+    """Return the log that a row names, if it is one of the store's."""
+    path = store.folder / log
+    try:
+        return path if path.resolve().is_relative_to(store.logs.resolve()) and path.is_file() else None
+    except (OSError, RuntimeError, ValueError):  # links in a circle; a name that no file can have
+        return None
 
 
 def lines_about(log: Path, label: str) -> list[str]:

@@ -327,7 +327,12 @@ def read_results(path: str | Path, tuning: bool = False) -> pd.DataFrame:
 
 def _to_pandas(file: Path) -> pd.DataFrame:
     """Read a parquet file that may be of any program."""
+    import pyarrow as pa
+
     table = read_tables([file])
+    for column in table.schema:
+        if pa.types.is_nested(column.type):
+            raise InputFault(f"{file}: the column {column.name!a} holds {column.type}, expected numbers or text")
     try:
         return table.to_pandas()
     except Exception as error:  # whatever pandas raises for types that it does not know

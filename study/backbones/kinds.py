@@ -12,6 +12,9 @@ from adapters.reading import read_json as read_file
 
 AUTOENCODER = "AutoencoderKL"
 """The class of every pipeline's autoencoder."""
+TEXT_ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel")
+TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast", "T5Tokenizer", "T5TokenizerFast")
+"""Classes of the models that read prompts. Others are not known here, and some load code that a folder names."""
 _MODEL = "diffusion_pytorch_model"
 _TEXT = {"text_encoder": "model", "tokenizer": None}
 _SECOND_TEXT = {"text_encoder_2": "model", "tokenizer_2": None}

@@ -145,6 +145,17 @@ def content_hash(source: Source) -> str:
     return digest.hexdigest()
 
 
+def commit_of(source: Source) -> str | None:
+    """Return the hub's commit of a model that is on this machine; None of any other, or if it is not."""
+    if source.kind != "hub":
+        return None
+    try:
+        folder = _snapshot(source, download=False)
+    except InputFault:
+        return None
+    return folder.name if folder.parent.name == "snapshots" else None
+
+
 def lacking(source: Source) -> dict[str, str]:
     """Return the positions that a backbone lacks, with the reason; none for a hub model that is not there yet."""
     try:

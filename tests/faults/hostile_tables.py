@@ -56,7 +56,7 @@ def result(seed: int, status: str = "done") -> TrialResult:
     made = TrialResult(trial(seed), status, "" if status == "done" else "no luck", columns={"log": "logs/w.log"})
     made.scores = {"clip_i": seed / 8}
     made.images = [{"prompt": "a dog", "prompt_index": 0, "picture_seed": n, "clip_i": 0.5} for n in (1, 2)]
-    made.pictures = [np.full((16, 16, 3), 40 * seed, np.uint8)] * 2
+    made.pictures = [np.full((16, 16, 3), 20 * seed, np.uint8)] * 2
     made.curves = [{"step": step, "loss": 1 / (step + 1)} for step in (0, 10)]
     return made
 
@@ -173,7 +173,7 @@ def of_user(root: Path, rng: random.Random) -> None:
     table = pa.Table.from_pandas(frame)
     file = root / rng.choice(["results.parquet", "results.csv"])
     if file.suffix == ".csv":
-        text = (frame if rng.random() < 0.5 else changed(table, rng).to_pandas(ignore_metadata=True)).to_csv(index=False)
+        text = (frame if rng.random() < 0.5 else changed(table, rng).replace_schema_metadata().to_pandas()).to_csv(index=False)
         file.write_bytes(damaged(text.encode("utf-8", "surrogatepass"), rng) if rng.random() < 0.7 else text.encode())
     else:
         pq.write_table(changed(table, rng) if rng.random() < 0.7 else table, file)
