@@ -13,5 +13,5 @@ class InputFault(ValueError):
 
 
 def printable(text: str) -> str:
-    """Return a text that may quote a stranger's as a terminal can show it: what would steer it is written as its code."""
+    """Return a text that may quote a stranger's with what would steer a terminal written as its code."""
     return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)

@@ -150,7 +150,7 @@ def _fill_row(part: Path, table: pa.Table, pieces: Mapping[str, str]) -> None:
 
 
 def _pieces_of(row: Path) -> dict[str, str] | None:
-    """Return the digests of a row's pieces; None if there is no row, and none of a damaged one or an earlier version's."""
+    """Return the digests of a row's pieces; None if there is no row, none of a damaged or an earlier version's."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

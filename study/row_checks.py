@@ -87,7 +87,7 @@ def _fault(table: pa.Table, columns: Mapping[str, str]) -> str:
 
 
 def _fits(kind: pa.DataType, wanted: str | None, text: bool) -> bool:
-    """Say whether a column's type is the one that is wanted; where none is, text is a factor, and a number a measure."""
+    """Say whether a column is of the type that is wanted; where none is, text is a factor, a number a measure."""
     import pyarrow as pa
 
     number = pa.types.is_int64(kind) or pa.types.is_float64(kind)

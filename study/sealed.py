@@ -1,4 +1,4 @@
-"""Parquet files that carry the digest of all of their bytes, so that a damaged one is never taken for another sound one.
+"""Parquet files that carry the digest of all of their bytes, so that a damaged one is never taken for a sound one.
 
 The digest stands in the file's metadata, as text of a fixed length, and is taken of the file with zeros in its place.
 Any program reads such a file as it is. One without a digest, of an earlier version or another program, is taken too.

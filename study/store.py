@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 _TABLES = {"trials": ROW, "images": IMAGE, "curves": CURVE}
 PARTS = (
-    *_TABLES, "pictures", "adapters", "cache", "packs", "claims", "logs", "logs/slurm", "compacted", "looks.json", "optuna.log"
+    *_TABLES, "pictures", "adapters", "cache", "packs", "claims", "logs", "logs/slurm", "compacted", "looks.json",
+    "optuna.log",
 )  # fmt: skip
 """What is in a store."""
 
@@ -337,7 +338,7 @@ def _to_pandas(file: Path) -> pd.DataFrame:
         return table.to_pandas()
     except Exception as error:  # whatever pandas raises for types that it does not know
         reason = " ".join(str(error).split())[:200]
-        raise InputFault(f"{file}: its columns cannot be read by pandas ({reason}); give plain numbers and text") from error
+        raise InputFault(f"{file}: pandas cannot read its columns ({reason}); give numbers and text") from error
 
 
 def _row(result: TrialResult, study: str, attempt: int) -> dict[str, Any]:

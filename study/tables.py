@@ -112,7 +112,7 @@ def _read(file: Path, columns: list[str] | None = None) -> pa.Table:
                 raise ValueError(f"it says that it has {cells:,} cells, expected {MOST_CELLS:,} at most")
             table = opened.read(columns=columns)
         table.validate(full=True)
-        version = (table.schema.metadata or {}).get(_VERSION_KEY, str(SCHEMA_VERSION).encode()).decode("ascii", "replace")
+        version = (table.schema.metadata or {}).get(_VERSION_KEY, str(SCHEMA_VERSION).encode()).decode(errors="replace")
     except (FileNotFoundError, InputFault):
         raise
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, OverflowError, MemoryError) as error:

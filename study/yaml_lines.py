@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -28,7 +28,7 @@ _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-
 class _Loader(yaml.SafeLoader):
     """The safe loader, for which 1e-3 is a number and 2026-11-27 a text, as in YAML 1.2."""
 
-    yaml_implicit_resolvers: ClassVar = {
+    yaml_implicit_resolvers = {
         first: [(tag, form) for tag, form in known if tag in _TAGS]
         for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
@@ -127,7 +127,7 @@ class _Walk:
         if self.parts > MOST_PARTS:
             raise _Refused(node, f"more than {MOST_PARTS:,} parts, what aliases stand for included")
         if node.tag not in _TAGS:
-            raise _Refused(node, f"got the tag {node.tag!a}, expected a text, a number, a list or a mapping without one")
+            raise _Refused(node, f"got the tag {node.tag!a}, expected text, numbers, lists and mappings without one")
         above = (*above, id(node))
         of = self.lines.of
         of.setdefault(path, node.start_mark.line + 1)

@@ -74,7 +74,7 @@ def _other_class(kind: Kind, component: str, name: str) -> str:
 def weight_faults(folder: Path, stem: str) -> list[str]:
     """List what is wrong with the weights of one model: a file ``<stem>.safetensors``, or its shards."""
     if (folder / ADAPTER).exists():
-        return [f"{folder.name}/{ADAPTER}: transformers would put the adapter there on the model; merge it, or remove it"]
+        return [f"{folder.name}/{ADAPTER}: transformers would put that adapter on the model; merge or remove it"]
     if (folder / f"{stem}.safetensors").is_file():
         return _damage(folder / f"{stem}.safetensors")
     index = folder / f"{stem}.safetensors.index.json"

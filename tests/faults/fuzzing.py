@@ -10,8 +10,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import pytest
+
 from adapters.faults import InputFault
 
+THOUSANDS = [pytest.mark.slow, pytest.mark.timeout(7200)]
+"""Marks of the many files that `make test-all` reads; a few of them are read in every run of the tests."""
 SECONDS = 10.0
 """CPU seconds that one file may take at most, on a machine that others use too."""
 GROWTH = 600 * 2**20

@@ -85,16 +85,22 @@ def changed(table: pa.Table, rng: random.Random) -> pa.Table:
         if how == 0 and len(names) > 1:
             table = table.remove_column(at)
         elif how == 1:
-            name = rng.choice([*(text for text in TEXTS if text.isascii() or text == "²"), *names, "pair", "__fragment_index"])
+            name = rng.choice(
+                [*(text for text in TEXTS if text.isascii() or text == "²"), *names, "pair", "__fragment_index"]
+            )
             table = table.rename_columns([name if n == at else each for n, each in enumerate(names)])
         elif how == 2:
             values = rng.choice(OTHERS).take(pa.array([n % 2 for n in range(len(table))], pa.int64()))
             table = table.set_column(at, names[at], values)
         elif how == 3:
-            metadata = rng.choice([{"pandas": "{"}, {"adapter-study-schema": rng.choice(["2", "", "é", "1 "])}, {"a": "b"}])
+            metadata = rng.choice(
+                [{"pandas": "{"}, {"adapter-study-schema": rng.choice(["2", "", "é", "1 "])}, {"a": "b"}]
+            )
             table = table.replace_schema_metadata({**(table.schema.metadata or {}), **metadata})
         elif how == 4:
-            table = rng.choice([table.slice(0, 0), pa.concat_tables([table] * 3), table.append_column(names[at], table[at])])
+            table = rng.choice(
+                [table.slice(0, 0), pa.concat_tables([table] * 3), table.append_column(names[at], table[at])]
+            )
         else:
             table = table.set_column(at, names[at], _other_values(table[at], rng))
     return table
@@ -106,8 +112,8 @@ def _other_values(column: pa.ChunkedArray, rng: random.Random) -> pa.Array:
     values = column.to_pylist()
     at = rng.randrange(len(values))
     if pa.types.is_string(column.type):
-        texts = ["../../outside/victim", "/etc/passwd", "pictures/../../outside/secret.webp", "logs/../../outside/secret.log",
-                 "{}", "[]", '{"method": 1}', '{"steps": -1}', "[" * 5000, "done", "study", *TEXTS]  # fmt: skip
+        texts = ["../../outside/victim", "/etc/passwd", "pictures/../../outside/secret.webp",
+                 "logs/../../outside/secret.log", "{}", "[]", '{"method": 1}', '{"steps": -1}', "[" * 5000, "done", "study", *TEXTS]  # fmt: skip
         values[at] = rng.choice([text for text in texts if text != "\ud800"])
     elif pa.types.is_integer(column.type):
         values[at] = rng.choice([0, -1, 1, 2**31, 2**62, -(2**62), None])
@@ -167,13 +173,21 @@ def of_store(root: Path, rng: random.Random) -> None:
 def of_user(root: Path, rng: random.Random) -> None:
     """Analyse a hostile file of results."""
     frame = pd.DataFrame(
-        [(a, b, t, s, 0.5 + 0.1 * (a == "x") + rng.gauss(0, 0.1)) for a in "xyz" for b in "pq" for t in "tu" for s in "01"],
+        [
+            (a, b, t, s, 0.5 + 0.1 * (a == "x") + rng.gauss(0, 0.1))
+            for a in "xyz"
+            for b in "pq"
+            for t in "tu"
+            for s in "01"
+        ],
         columns=["a", "b", "task", "seed", "score"],
     )
     table = pa.Table.from_pandas(frame)
     file = root / rng.choice(["results.parquet", "results.csv"])
     if file.suffix == ".csv":
-        text = (frame if rng.random() < 0.5 else changed(table, rng).replace_schema_metadata().to_pandas()).to_csv(index=False)
+        text = (frame if rng.random() < 0.5 else changed(table, rng).replace_schema_metadata().to_pandas()).to_csv(
+            index=False
+        )
         file.write_bytes(damaged(text.encode("utf-8", "surrogatepass"), rng) if rng.random() < 0.7 else text.encode())
     else:
         pq.write_table(changed(table, rng) if rng.random() < 0.7 else table, file)

@@ -13,11 +13,11 @@ from typing import Any
 import yaml
 
 TEXTS = [
-    "", " ", "\0", "a\0b", "\ud800", "\u202e", "é" * 300, "x" * 5000, "..", "../..", "../../../etc/passwd", "/etc/passwd",
-    "/dev/zero", "/", "~", "~nobody-here/x", "$HOME", "{}", "{0.__class__}", "%s%n", "\n", "a\nb", "\x1b[31m", "\r", "all",
-    "none", "true", "nan", "inf", "-1", "1e999", "0x10", "9" * 5000, "a:b", "a,b", "a=b", "a/b", "a/b@c", "@", "arch:sd15",
-    "arch:nothing", "micro-unet", "micro-clip", "adapter", "method", "<script>alert(1)</script>", "'; drop table", "`id`",
-    "$(id)", "²", "١٢", "🤖", "50%", "1e3%", "first:999999999", "__class__", "__proto__",
+    "", " ", "\0", "a\0b", "\ud800", "\u202e", "é" * 300, "x" * 5000, "..", "../..", "../../../etc/passwd", "/dev/zero",
+    "/etc/passwd", "/", "~", "~nobody-here/x", "$HOME", "{}", "{0.__class__}", "%s%n", "\n", "a\nb", "\x1b[31m", "\r",
+    "all", "none", "true", "nan", "inf", "-1", "1e999", "0x10", "9" * 5000, "a:b", "a,b", "a=b", "a/b", "a/b@c", "@",
+    "arch:sd15", "arch:nothing", "micro-unet", "micro-clip", "adapter", "method", "<script>alert(1)</script>", "`id`",
+    "'; drop table", "$(id)", "²", "١٢", "🤖", "50%", "1e3%", "first:999999999", "__class__", "__proto__",
 ]  # fmt: skip
 NUMBERS = [
     0, 1, -1, 2, 3.5, 0.0, -0.0, 255, 2**31, 2**32, 2**53 + 1, 2**63 - 1, 2**63, 2**64, -(2**63) - 1, 10**30, 10**400,
@@ -150,7 +150,7 @@ PIECES: list[Callable[[random.Random], str]] = [
     lambda rng: "name: !!python/object/apply:os.system ['touch pwned']",
     lambda rng: "name: !!python/name:os.system",
     lambda rng: "name: !<tag:yaml.org,2002:python/module:os> ''",
-    lambda rng: f"name: !!{rng.choice(['int', 'float', 'bool', 'null', 'binary', 'timestamp', 'set', 'omap', 'pairs'])} "
+    lambda rng: f"name: !!{rng.choice(['int', 'float', 'bool', 'null', 'binary', 'timestamp', 'set', 'omap'])} "
     f"{rng.choice(['x', '[]', '{}', '2020-13-45', '0b', '[a]', '{a: 1}', '_', '!!!'])}",
     lambda rng: "fixed: " + "[" * rng.choice([50, 300, 3000]),
     lambda rng: "fixed: " + "{a: " * rng.choice([50, 300, 3000]),
@@ -163,7 +163,8 @@ PIECES: list[Callable[[random.Random], str]] = [
     lambda rng: "<<: *nobody",
     lambda rng: "<<: 5",
     lambda rng: "name: one\nname: two",
-    lambda rng: f"seeds: {rng.choice(['9' * 5000, '0x' + 'f' * 5000, '0b' + '1' * 9999, '1:99:99', '0o7', '1_0', '.inf', '08'])}",
+    lambda rng: f"seeds: {rng.choice(['9' * 5000, '0x' + 'f' * 5000, '0b' + '1' * 9999])}",
+    lambda rng: f"seeds: {rng.choice(['1:99:99', '0o7', '1_0', '.inf', '08'])}",
     lambda rng: "--- {}\n--- {}",
     lambda rng: "%YAML 9.9\n---\na: b",
     lambda rng: "%TAG ! tag:x,2000:\n---\na: !b c",
@@ -195,7 +196,14 @@ def yaml_bytes(text: str, rng: random.Random) -> bytes:
         at = rng.choice([0, len(lines), rng.randrange(len(lines) + 1)])
         return "\n".join([*lines[:at], piece, *lines[at:]]).encode()
     return rng.choice(
-        [rng.choice(PIECES)(rng).encode(), b"", b"\0" * 50, text.encode("utf-16"), text.encode() * 2, rng.randbytes(200)]
+        [
+            rng.choice(PIECES)(rng).encode(),
+            b"",
+            b"\0" * 50,
+            text.encode("utf-16"),
+            text.encode() * 2,
+            rng.randbytes(200),
+        ]
     )
 
 
@@ -236,14 +244,38 @@ def _header(header: dict[str, Any], size: int, rng: random.Random) -> dict[str, 
         entry["dtype"] = rng.choice(types)
     elif how == 1:
         entry["data_offsets"] = rng.choice(
-            [[0, 0], [0, size], [size, 0], [0, size + 1], [-1, 8], [2**63, 2**63 + 8], [2**64, 1], [0.5, 8], [0], "x", None]
+            [
+                [0, 0],
+                [0, size],
+                [size, 0],
+                [0, size + 1],
+                [-1, 8],
+                [2**63, 2**63 + 8],
+                [2**64, 1],
+                [0.5, 8],
+                [0],
+                "x",
+                None,
+            ]
         )
     elif how == 2:
         begin, end = entry["data_offsets"]
         entry["data_offsets"] = [begin + rng.choice([-8, -1, 1, 8]), end + rng.choice([-8, -1, 0, 1, 8])]
     elif how == 3:
         entry["shape"] = rng.choice(
-            [[], [0], [2**32, 2**32], [2**63], [-1], [1.5], [1] * 70, ["2"], None, entry["shape"][::-1], [*entry["shape"], 1]]
+            [
+                [],
+                [0],
+                [2**32, 2**32],
+                [2**63],
+                [-1],
+                [1.5],
+                [1] * 70,
+                ["2"],
+                None,
+                entry["shape"][::-1],
+                [*entry["shape"], 1],
+            ]
         )
     elif how == 4:
         header[rng.choice([*TEXTS, name + "x", "../" + name])] = header.pop(name)

@@ -27,7 +27,7 @@ from study.tasks.captioned import read_folder
 from study.tasks.pictures import FORMATS, broken, fitted, read, upright_size
 from study.tasks.specs import TaskSpec
 from study.trial import Pack, Trial
-from tests.faults.fuzzing import fuzz
+from tests.faults.fuzzing import THOUSANDS, fuzz
 from tests.faults.mutators import damaged, json_bytes
 from tests.study import fakes
 
@@ -82,7 +82,9 @@ def pack(root: Path, rng: random.Random) -> None:
     _empty(store.packs)
     which, name = rng.random() < 0.5, "study-s-0123456789ab"
     record = Record(rng.choice(["slurm", "local"]), ME, name, 0, "c").to_json()
-    _put(store.packs / "one.json", json_bytes(json.loads(PACK.to_json()), rng) if which else PACK.to_json().encode(), rng)
+    _put(
+        store.packs / "one.json", json_bytes(json.loads(PACK.to_json()), rng) if which else PACK.to_json().encode(), rng
+    )
     _put(store.packs / "one.job", json.dumps(record).encode() if which else json_bytes(record, rng), rng)
     records.write(store, "two", PACK, Record("local", ME))
     found = {handle: (pack, record) for handle, pack, record in records.read(store)}
@@ -114,7 +116,9 @@ def model(root: Path, rng: random.Random) -> None:
     """The hostile description of a model's folder is refused, or is one of the classes that are known."""
     if not (root / "pipe").exists():
         fakes.folders(root)
-    file = root / rng.choice(["pipe/model_index.json", "scorer/config.json", "pipe/unet/diffusion_pytorch_model.safetensors"])
+    file = root / rng.choice(
+        ["pipe/model_index.json", "scorer/config.json", "pipe/unet/diffusion_pytorch_model.safetensors"]
+    )
     sound = file.read_bytes()
     try:
         file.write_bytes(damaged(sound, rng) if file.suffix == ".safetensors" else json_bytes(json.loads(sound), rng))
@@ -146,7 +150,11 @@ def _pictures() -> list[tuple[str, bytes]]:
     for form, mode, more in (("PNG", "RGBA", {}), ("JPEG", "RGB", {"exif": exif}), ("WEBP", "RGB", {"exif": exif}),
                              ("PNG", "P", {}), ("PNG", "I;16", {}), ("JPEG", "CMYK", {}), ("GIF", "P", {}),
                              ("TIFF", "RGB", {}), ("BMP", "RGB", {}), ("PPM", "RGB", {})):  # fmt: skip
-        image = Image.fromarray(pixels).convert("L").convert(mode) if mode == "I;16" else Image.fromarray(pixels).convert(mode)
+        image = (
+            Image.fromarray(pixels).convert("L").convert(mode)
+            if mode == "I;16"
+            else Image.fromarray(pixels).convert(mode)
+        )
         buffer = io.BytesIO()
         image.save(buffer, format=form, **more)
         made.append((form, buffer.getvalue()))
@@ -177,9 +185,10 @@ TARGETS: dict[str, Callable[[Path, random.Random], None]] = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("count", [100, pytest.param(1000, marks=THOUSANDS)])
 @pytest.mark.parametrize("kind", TARGETS)
-def test_hostile_small_files_are_one_message_or_sound(tmp_path, kind):
-    told = fuzz(kind, range(120), lambda rng: TARGETS[kind](tmp_path, rng))
+def test_hostile_small_files_are_one_message_or_sound(tmp_path, kind, count):
+    told = fuzz(kind, range(count), lambda rng: TARGETS[kind](tmp_path, rng))
     print(told)
     assert told.failures == [], told.failures[0]
     assert told.accepted

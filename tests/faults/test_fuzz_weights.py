@@ -22,7 +22,7 @@ from adapters.designs import normalise
 from study.control_encoder import FILE, ControlEncoder, load_encoder
 from study.tasks.cache import cached
 from study.trained_adapter import Metadata
-from tests.faults.fuzzing import fuzz
+from tests.faults.fuzzing import THOUSANDS, fuzz
 from tests.faults.mutators import json_bytes, safetensors_bytes
 
 DESIGN = {"method": "adapter", "input": "CA_out", "output": "FFN_in", "width": 2, "init": "zero_up"}
@@ -160,9 +160,10 @@ TARGETS = {
 }
 
 
+@pytest.mark.parametrize("count", [100, pytest.param(1500, marks=THOUSANDS)])
 @pytest.mark.parametrize("kind", TARGETS)
-def test_hostile_weights_are_one_message_or_the_numbers_of_the_file(tmp_path, kind):
-    told = fuzz(kind, range(150), lambda rng: TARGETS[kind](tmp_path, rng))
+def test_hostile_weights_are_one_message_or_the_numbers_of_the_file(tmp_path, kind, count):
+    told = fuzz(kind, range(count), lambda rng: TARGETS[kind](tmp_path, rng))
     print(told)
     assert told.failures == [], told.failures[0]
     assert told.accepted

@@ -16,7 +16,7 @@ from study.config import Protocol, StudyConfig
 from study.space import text
 from study.store import Store
 from study.trial import Pack, Trial
-from tests.faults.fuzzing import fuzz
+from tests.faults.fuzzing import THOUSANDS, fuzz
 from tests.faults.mutators import yaml_bytes
 from tests.study import fakes
 
@@ -119,9 +119,10 @@ def read_recipe(root: Path, rng: random.Random) -> None:
 TARGETS = {"study": read_study, "recipe": read_recipe}
 
 
+@pytest.mark.parametrize("count", [150, pytest.param(3000, marks=THOUSANDS)])
 @pytest.mark.parametrize("kind", TARGETS)
-def test_hostile_yaml_is_one_message_or_sound(root, kind, capsys):
-    told = fuzz(kind, range(150), lambda rng: TARGETS[kind](root, rng))
+def test_hostile_yaml_is_one_message_or_sound(root, kind, count):
+    told = fuzz(kind, range(count), lambda rng: TARGETS[kind](root, rng))
     print(told)
     assert told.failures == [], told.failures[0]
     assert told.accepted and told.refused

@@ -98,8 +98,8 @@ def adapter_beside_the_weights(folder: Path, canary: Path) -> None:
 
 
 REFUSED: list[Callable[[Path, Path], None]] = [
-    pipeline_of_its_own, library_of_its_own, unknown_component, module_called_as_a_library, pipeline_within, auto_classes,
-    auto_tokenizer, library_s_other_things, pickled_weights, pickle_called_safetensors, shards_elsewhere,
+    pipeline_of_its_own, library_of_its_own, unknown_component, module_called_as_a_library, pipeline_within,
+    auto_classes, auto_tokenizer, library_s_other_things, pickled_weights, pickle_called_safetensors, shards_elsewhere,
     adapter_beside_the_weights,
 ]  # fmt: skip
 

@@ -114,7 +114,9 @@ def test_links_among_what_is_deleted_are_deleted_themselves_and_not_what_they_le
         store.claims / f"{'0' * 64}.1.0.json",
         store.packs / "p.json",
     ]
-    for link, target in zip(links, ["victim", "victim", "victim", "secret.log", "secret.log", "secret.log"], strict=True):
+    for link, target in zip(
+        links, ["victim", "victim", "victim", "secret.log", "secret.log", "secret.log"], strict=True
+    ):
         link.parent.mkdir(exist_ok=True)
         link.symlink_to(outside / target)
     deleted = store.gc()
@@ -148,7 +150,9 @@ def test_row_whose_id_is_a_path_is_refused_before_anything_is_deleted(store, out
             action()
 
 
-@pytest.mark.parametrize("log", ["../outside/secret.log", "logs/../../outside/secret.log", "logs/link.log", "logs/loop", "/", ""])
+@pytest.mark.parametrize(
+    "log", ["../outside/secret.log", "logs/../../outside/secret.log", "logs/link.log", "logs/loop", "/", ""]
+)
 def test_log_that_a_row_names_is_shown_only_if_it_is_the_store_s(store, outside, log):
     (store.logs / "link.log").symlink_to(outside / "secret.log")
     (store.logs / "loop").symlink_to("loop")
@@ -164,7 +168,9 @@ def test_log_of_the_store_is_shown_without_what_steers_a_terminal(store):
     assert told["lines"] == [r"\x1b]0;title\x07it ended"]
 
 
-@pytest.mark.parametrize("file", ["../outside/secret.webp", "pictures/../../outside/secret.webp", "trials/x.webp", "/x.webp"])
+@pytest.mark.parametrize(
+    "file", ["../outside/secret.webp", "pictures/../../outside/secret.webp", "trials/x.webp", "/x.webp"]
+)
 def test_picture_that_is_named_by_a_path_out_of_the_store_is_refused(store, outside, file):
     rewrite(store, "images", 0, file=file)
     with pytest.raises(InputFault, match="none of the store's"):
@@ -199,7 +205,9 @@ def test_pack_names_no_module(kind):
         Pack.from_json(json.dumps(content))
 
 
-@pytest.mark.parametrize("name", ["train", "study-s", "study-s-0123456789ab,train", "../../outside", "", "study-s-0123456789AB"])
+@pytest.mark.parametrize(
+    "name", ["train", "study-s", "study-s-0123456789ab,train", "../../outside", "", "study-s-0123456789AB"]
+)
 def test_record_names_no_job_but_such_as_this_program_makes(store, monkeypatch, name):
     """So that `cancel` on a stranger's store does not end other jobs of one's own."""
     asked = []
@@ -263,8 +271,8 @@ def test_pickle_in_place_of_an_adapter_s_weights_is_refused(tmp_path):
 
 
 FORBIDDEN = {"pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib", "tarfile", "zipfile"}
-CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "torch.load", "yaml.load", "yaml.unsafe_load",
-         "yaml.full_load", "torch.jit.load", "torch.hub.load", "pandas.read_pickle", "pd.read_pickle"}  # fmt: skip
+CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "torch.load", "torch.jit.load",
+         "torch.hub.load", "yaml.load", "yaml.unsafe_load", "yaml.full_load", "pandas.read_pickle", "pd.read_pickle"}  # fmt: skip
 KEYWORDS = {("shell", True), ("allow_pickle", True), ("trust_remote_code", True), ("weights_only", False)}
 
 
