@@ -77,24 +77,39 @@ def read_tables(files: Iterable[Path], columns: Mapping[str, str] | None = None)
     """
     import pyarrow as pa
 
-    tables = []
+    found: dict[Path, pa.Table] = {}
     seen: set[tuple[str, int]] = set()
     for file in files:
         table = _read(file)
-        if columns is not None:
-            table = checked(table, columns, file)
-        if {"id", "attempt"} <= set(table.column_names):
+        if _numbered(table):
             pairs = list(zip(table["id"].to_pylist(), table["attempt"].to_pylist(), strict=True))
             fresh = [pair not in seen for pair in pairs]
             seen.update(pairs)
             if not all(fresh):
                 table = table.filter(pa.array(fresh))
-        tables.append(table)
+        found[file] = table
     try:
-        joined = pa.concat_tables(tables, promote_options="permissive")
-    except pa.ArrowException as error:
-        raise InputFault(f"{file.parent}: its tables do not go together ({str(error).splitlines()[0]})") from error
+        joined = pa.concat_tables(found.values(), promote_options="permissive")
+        if columns is not None:
+            joined = checked(joined, columns, file.parent)
+    except (pa.ArrowException, InputFault) as error:
+        if columns is not None:
+            for file, table in found.items():  # which of them it is
+                checked(table, columns, file)
+        told = f"{file.parent}: its tables do not go together ({str(error).splitlines()[0]})"
+        raise error if isinstance(error, InputFault) else InputFault(told) from error
     return joined.replace_schema_metadata({_VERSION_KEY: str(SCHEMA_VERSION).encode()})
+
+
+def _numbered(table: pa.Table) -> bool:
+    """Say whether the rows of a table are attempts of trials."""
+    import pyarrow as pa
+
+    names = table.column_names
+    return all(
+        names.count(name) == 1 and table.schema.field(name).type == kind
+        for name, kind in (("id", pa.string()), ("attempt", pa.int64()))
+    )
 
 
 def _read(file: Path, columns: list[str] | None = None) -> pa.Table:

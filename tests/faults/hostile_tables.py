@@ -112,8 +112,8 @@ def _other_values(column: pa.ChunkedArray, rng: random.Random) -> pa.Array:
     values = column.to_pylist()
     at = rng.randrange(len(values))
     if pa.types.is_string(column.type):
-        texts = ["../../outside/victim", "/etc/passwd", "pictures/../../outside/secret.webp",
-                 "logs/../../outside/secret.log", "{}", "[]", '{"method": 1}', '{"steps": -1}', "[" * 5000, "done", "study", *TEXTS]  # fmt: skip
+        texts = ["../../outside/victim", "/etc/passwd", "pictures/../../outside/secret.webp", "{}", "[]", "done",
+                 "logs/../../outside/secret.log", '{"method": 1}', '{"steps": -1}', "[" * 5000, *TEXTS]  # fmt: skip
         values[at] = rng.choice([text for text in texts if text != "\ud800"])
     elif pa.types.is_integer(column.type):
         values[at] = rng.choice([0, -1, 1, 2**31, 2**62, -(2**62), None])
