@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from study.tasks.specs import TaskSpec
     from study.tuning import Tune
 
-SHIPPED = Path(__file__).parent / "studies"
-MOST_SEEDS = 100_000
+SHIPPED, MOST_SEEDS = Path(__file__).parent / "studies", 100_000
 
 
 def _none_yet(value: Any) -> Any:
@@ -119,7 +118,7 @@ def _levels(value: Any) -> Any:
 def _seeds(value: Any) -> Any:
     seeds = range(value) if isinstance(value, int) and not isinstance(value, bool) else value
     if isinstance(seeds, range) and value > MOST_SEEDS:
-        raise ValueError(f"got {value}, expected a count of {MOST_SEEDS} at most")
+        raise ValueError(f"got {value}, expected {MOST_SEEDS} at most")
     counts = Counter(map(str, seeds)) if isinstance(seeds, list | tuple | range) else Counter()
     if not counts or max(counts.values()) > 1:
         raise ValueError(f"got {value!r}, expected a count of at least 1, or a list of seeds, each once")
