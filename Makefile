@@ -1,6 +1,6 @@
 # make study   set up .venv, run the quick study on the built-in model, write runs/quick/report.html
 # make test    set up .venv, check style, types and behaviour
-# make test-all   the same, slow end-to-end checks included
+# make test-all   the same, slow end-to-end checks included; those on Ray need a further download of 80 MB
 #
 # TORCH_INDEX: a package index to take torch from, such as PyTorch's own CPU builds.
 
@@ -22,6 +22,7 @@ test: .venv/installed
 test-all: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy adapters analysis study
+	-$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[ray]"
 	$(BIN)/python -m pytest -q -m "slow or not slow"
 
 # torch first and pinned: left to the resolver, a newer build of several gigabytes might be taken.

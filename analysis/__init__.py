@@ -32,6 +32,7 @@ _HOMES = {
     "power": "analysis.power_design",
     "reading_contrast": "analysis.noise_reading",
     "recommend": "analysis.recommend_rule",
+    "recommend_across": "analysis.recommend_across_rule",
     "render": "analysis.report.page",
     "ReportContent": "analysis.report.content",
     "robust": "analysis.robust_tests",

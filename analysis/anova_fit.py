@@ -214,6 +214,12 @@ class Comparisons:
         inside = [t for t in self.plan.terms if set(t) <= set(without)]
         fixed = [*(t for t in self.plan.terms if t not in inside), term]
         strata = self._strata(fixed, self.strata.terms)
+        if self.block is not None:
+            # As the row itself, its interaction with the block is adjusted for no random term with one of the two:
+            # input:backbone:task has all that is in input:task, and would leave nothing of it to pair:task.
+            own = with_block([self._within(term)], self.block)[0]
+            given = [*strata.fixed, *(t for t in strata.random if not set(t) & {*without, *term})]
+            strata = Strata(self.design, self.y, strata.fixed, strata.random, self.strata.terms, {own: given})
         others = [t for t in strata.terms if not set(t) & {*without, *term}]
         nominal = self.design.sample.cells(term).count - 1
         return self._compare(label, role, term, others, nominal, strata, [*apart, term])

@@ -13,6 +13,8 @@ from analysis.model import Term, name
 from analysis.sample import Sample, read_sample
 
 AUTO, RESIDUAL = "auto", "residual"
+BACKBONE = "backbone"
+"""The factor that is a condition of the others: by default their interactions with it are in the model."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,22 @@ class Declared:
 def names(value: str | Iterable[str]) -> list[str]:
     """Names as a list; one name alone may be given as it is."""
     return [value] if isinstance(value, str) else list(value)
+
+
+def across_interactions(factors: Sequence[str], across: str = BACKBONE) -> list[str]:
+    """Interactions of all other factors with one of them, ``input:backbone``; none where it is no factor."""
+    own = names(factors)
+    return [f"{factor}:{across}" for factor in own if factor not in (across, "pair")] if across in own else []
+
+
+def default_interactions(frame: pd.DataFrame, response: str, factors: Sequence[str]) -> list[str]:
+    """The interactions that a study's model has besides the pair's: of each factor with the backbone.
+
+    None where the backbone is no factor, or the rows with a response have one.
+    """
+    if BACKBONE not in factors or BACKBONE not in frame or frame.loc[frame[response].notna(), BACKBONE].nunique() < 2:
+        return []
+    return across_interactions(factors)
 
 
 def declared(

@@ -47,6 +47,9 @@ class Strata:
         The terms. Those of `random` are taken to be drawn anew with each repetition of the experiment.
     whole
         The terms of the model whose residual is the residual, where they are others.
+    given
+        Random term → the terms that its mean square is adjusted for, where they are others than those that do not
+        contain it.
     """
 
     def __init__(
@@ -56,12 +59,14 @@ class Strata:
         fixed: Sequence[Term],
         random: Sequence[Term] = (),
         whole: Sequence[Term] | None = None,
+        given: Mapping[Term, Sequence[Term]] | None = None,
     ) -> None:
         self.design = design
         self.y = y
         self.fixed = tuple(fixed)
         self.random = tuple({frozenset(term): term for term in random}.values())
         self._whole = self.terms if whole is None else tuple(whole)
+        self._given = {frozenset(term): others for term, others in (given or {}).items()}
         self._squares: dict[Term, _MeanSquare] = {}
 
     @property
@@ -116,7 +121,8 @@ class Strata:
         """
         left = {term: loads.get(term, 0.0) for term in self.random}
         parts: list[tuple[str, float, int, float]] = []  # name, coefficient, df, mean square
-        for term in sorted(self.random, key=len):
+        # One adjusted for less holds variance of the others as what is tested does, so it is taken off before them.
+        for term in sorted(self.random, key=lambda term: (frozenset(term) not in self._given, len(term))):
             if left[term] == 0.0:
                 continue
             own = self._mean_square(term)
@@ -162,8 +168,8 @@ class Strata:
 
     def _mean_square(self, term: Term) -> _MeanSquare:
         if term not in self._squares:
-            small = self.design.space(t for t in self.terms if not contains(t, term))
-            large = self.design.space([t for t in self.terms if not contains(t, term)] + [term])
+            others = self._given.get(frozenset(term), [t for t in self.terms if not contains(t, term)])
+            small, large = self.design.space(others), self.design.space([*others, term])
             df = large.rank - small.rank
             if not df:
                 self._squares[term] = _MeanSquare(0, float("nan"), dict.fromkeys(self.random, 0.0))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,40 +11,47 @@ from study.executors import records, slurm_jobs
 from study.executors.local import WorkerFault, last_lines
 from study.process import Judge
 from study.store import Store
-from study.trial import Trial
+from study.trial import FINAL, Trial
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _LINES = 5
+_TRACES = ("Traceback (most", "During handling of the above", "The above exception was")
+"""How lines of a traceback begin, besides those that are indented and the exception itself."""
 
 
-def activity(store: Store, trials: Sequence[Trial], rows: pd.DataFrame) -> dict[str, Any]:
-    """Return what goes on with the trials of a plan.
+def activity(
+    store: Store, trials: Sequence[Trial], rows: pd.DataFrame, pruned: Collection[str] = ()
+) -> dict[str, Any]:
+    """Return what goes on with the trials of a plan, of which some were pruned by its own search.
 
     Returns
     -------
     dict
         `running`, `queued`, `lost`: numbers of trials that have no result yet: those that a process is at, or whose job
         runs; those that wait for one; those whose job or process ended without their row, which the next `run` tries
-        again. `jobs`: for each pack of a cluster its state, job, trials without a result, log and reason. `failures`:
-        for each failed trial its id, what it is, the error, the log's path and the last lines there that speak of it.
+        again. `jobs`: for each pack of a cluster its state, job (of Ray the pack's handle), trials without a result,
+        log and reason. `failures`: for each failed trial its id, what it is, the error, the log's path and the last
+        lines there that speak of it.
     """
-    final = set(rows.loc[rows["status"].isin(("done", "diverged")), "id"]) if len(rows) else set()
-    known = {(id, int(attempt)) for id, attempt in zip(rows["id"], rows["attempt"], strict=True)}
-    names = {trial.id: trial for trial in trials}
+    lists = (rows[name].tolist() for name in ("id", "status", "attempt"))
+    known = {id: (status in FINAL, attempt) for id, status, attempt in zip(*lists, strict=True)}
+    gone = set(pruned)
+    names = {trial.id: trial for trial in trials if trial.id not in gone}
     states: dict[str, str] = {}
     judge = Judge()
 
     def note(id: str, attempt: int, state: str) -> None:
-        if id in names and id not in final and (id, attempt) not in known:
+        final, last = known.get(id, (False, 0))
+        if id in names and not final and attempt != last:
             order = ("lost", "queued", "running")
             states[id] = max(state, states.get(id, "lost"), key=order.index)
 
     for (id, attempt), holder in Claims(store.claims).all().items():
         if holder is not None:
             note(id, attempt, "lost" if judge.alive(holder) is False else "running")
-    jobs = _jobs(store)
+    jobs = [*_jobs(store), *_tasks(store, judge)]
     for job in jobs:
         for id, attempt in job["attempts"].items():
             note(id, attempt, job["state"])
@@ -92,10 +99,31 @@ def _jobs(store: Store) -> list[dict[str, Any]]:
     return told
 
 
+def _tasks(store: Store, judge: Judge) -> list[dict[str, Any]]:
+    told = []
+    for handle, pack, record in records.read(store):
+        if record.executor != "ray":
+            continue
+        log = store.logs / "ray" / f"{handle}.err"
+        state = "running" if log.exists() else "queued"
+        gone = judge.alive(record.owner) is False
+        told.append(
+            {
+                "state": "lost" if gone else state,
+                "job": handle[:12],
+                "log": str(log) if log.exists() else None,
+                "reason": "its driver has ended" if gone else "",
+                "attempts": dict(pack.attempts),
+            }
+        )
+    return told
+
+
 def _failures(store: Store, names: dict[str, Trial], rows: pd.DataFrame) -> list[dict[str, Any]]:
     told = []
-    failed = rows[rows["status"].isin(("failed", "out_of_memory")) & rows["id"].isin(names)]
-    for row in failed.to_dict("records"):
+    for row in rows[~rows["status"].isin(FINAL)].to_dict("records"):
+        if row["id"] not in names:
+            continue
         label, log = names[row["id"]].label(), row.get("log")
         path = _own_log(store, log) if isinstance(log, str) and log else None
         told.append(
@@ -126,8 +154,11 @@ def lines_about(log: Path, label: str) -> list[str]:
     if not begins:
         return lines[-_LINES:]
     own = lines[begins[-1] : begins[-1] + 1]
+    raised = False
     for line in lines[begins[-1] + 1 :]:
-        if line[:4].isdigit() and line[4:5] == "-":  # the next message begins with its date
+        dated = line[:4].isdigit() and line[4:5] == "-"  # the next message begins with its date
+        if dated or (raised and not line.startswith(_TRACES)):  # what trials print later has none
             break
         own.append(line)
+        raised = not line.startswith((" ", *_TRACES))
     return own[-_LINES:]

@@ -29,6 +29,8 @@ from study.config import (
 from study.confirm_checks import Confirm, ConfirmCheck
 from study.faults import Faults, Path_, near
 from study.paths import place
+from study.pruner_section import PrunerSection
+from study.pruning import WHOLE, Rule
 from study.resources import Resources
 from study.space import Space, lacked, text
 from study.space_checks import SpaceCheck
@@ -50,7 +52,10 @@ KINDS: dict[str, tuple[Any, Callable[[Any], Strategy]]] = {
     "subset": (SubsetSection, lambda asked: Subset(asked.size, asked.interactions, asked.seed)),
     "optuna": (
         SearchSection,
-        lambda asked: Optuna(asked.trials, Settings(asked.sampler, asked.seed, asked.batch), tuple(asked.scores)),
+        lambda asked: Optuna(
+            asked.trials, Settings(asked.sampler, asked.seed, asked.batch), tuple(asked.scores),
+            asked.pruner.rule if asked.pruner else None,
+        ),  # fmt: skip
     ),
     "refine": (RefineSection, lambda asked: Refine(asked.start, asked.trials, asked.error, asked.level)),
 }
@@ -74,6 +79,7 @@ class Check(Faults):
         "protocol": Protocol.model_fields,
         "protocol_by": Protocol.model_fields,
         "nested": NestedSection.model_fields,
+        "strategy.pruner": PrunerSection.model_fields,
         "tune": TuneSection.model_fields,
         "tune.strategy": OptunaSection.model_fields,
         "confirm": ConfirmSection.model_fields,
@@ -257,6 +263,27 @@ class Check(Faults):
         of = len(there), len(tasks), len(given["seeds"]), len(backbones)
         for path, message in faults(space.strategy, *of, list(scores)):
             self._fault(path, message)
+        if isinstance(space.strategy, Optuna) and space.strategy.pruner is not None and "protocol" in given:
+            self._pruner(space.strategy.pruner, given["protocol"], tasks, scores)
+
+    def _pruner(
+        self, rule: Rule, protocol: Protocol, tasks: Sequence[TaskSpec], scores: Mapping[str, Source]
+    ) -> None:
+        """Check that trials under a protocol can be scored on their way."""
+        if rule.at[0] * protocol.steps < WHOLE:
+            told = f"{rule.at[0] / WHOLE:g} of {protocol.steps} steps is not one; give a greater share, or more steps"
+            self._fault(("strategy", "pruner", "at"), told)
+        path = ("strategy", "pruner", "pictures")
+        if rule.pictures is not None and rule.pictures > protocol.pictures:
+            told = f"got {rule.pictures}, expected no more than the {protocol.pictures} that are drawn at the end"
+            self._fault(path, told)
+        elif rule.pictures is not None:
+            fewer = protocol.model_copy(update={"pictures": rule.pictures})
+            for task in tasks:
+                known = list(task.unfit(scores, protocol))
+                for fault in task.unfit(scores, fewer):
+                    if fault not in known:
+                        self._fault(path, fault[1])
 
     def _protocols(self, given: dict[str, Any], space: Space | None) -> None:
         base = given.get("protocol", Protocol()).model_dump()

@@ -29,6 +29,9 @@ def higher_is_better(score: str) -> bool:
 
 MEASURED = {
     "final_loss": "double",
+    "steps_done": "int64",
+    "intermediate_json": "string",
+    "pruned_by": "string",
     "parameters": "int64",
     "beside_parameters": "int64",
     "ratio": "double",
@@ -51,7 +54,11 @@ MEASURED = {
     "device": "string",
     "log": "string",
 }
-"""Columns that `run_pack` fills through `TrialResult.columns`, and `log`, the worker's, from the store's folder."""
+"""Columns that `run_pack` fills through `TrialResult.columns`, and `log`, the worker's, from the store's folder.
+
+`intermediate_json` has the score that a trial was judged by on its way, of how many pictures, and its values by percent
+of the steps; `pruned_by`, of a pruned trial, is `study.pruning.Pruning.by`.
+"""
 
 IDENTITY = {
     "id": "string",
@@ -96,3 +103,6 @@ IMAGE = {
 
 CURVE = {"id": "string", "attempt": "int64"}
 """Columns of a recorded step's row, besides what was recorded."""
+
+TABLES = {"trials": ROW, "images": IMAGE, "curves": CURVE}
+"""The tables of a store, each a folder of files."""

@@ -7,17 +7,20 @@ row's file says which pieces are its own, by their digests, so it does not matte
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adapters.reading import parse_json
 from study import sealed
 from study.atomic import aside, put_new, remove, sync, temporary
+from study.tables import Damaged, read_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -45,21 +48,30 @@ class _Piece:
                 self.olds.append(moved)
 
     def withdraw(self, winner: str | None) -> None:
-        """Leave under its name what is the winner's, if it is at hand, and nothing of one's own."""
-        moved = aside(self.path)
-        for each in (*([moved] if moved is not None else []), *self.olds):
-            if winner is None or digest(each) != winner or not put_new(each, self.path):
-                remove(each)
+        """Leave under its name what is the winner's, if it is at hand, and nothing else.
+
+        Another loser may give the name to his own again before the winner's is put back; then that is moved aside too.
+        """
+        while True:
+            moved = aside(self.path)
+            if moved is not None:
+                self.olds.append(moved)
+            right = next((old for old in reversed(self.olds) if digest(old) == winner), None)
+            if right is None or put_new(right, self.path):
+                return
 
     def put_back(self) -> None:
         """Undo `place`, while no row says whose the name is."""
+        with contextlib.suppress(FileNotFoundError):
+            if digest(self.path) != self.digest:
+                return
         moved = aside(self.path)
-        if moved is not None and (digest(moved) != self.digest or not self.olds):
-            put_new(moved, self.path)
-        elif self.olds:
-            put_new(self.olds[-1], self.path)
-        if moved is not None:
-            remove(moved)
+        if moved is None:
+            return
+        self.olds.append(moved)
+        earlier = self.olds[-2:-1] if digest(moved) == self.digest else [moved]  # it may be another's by now
+        for each in earlier:
+            put_new(each, self.path)
 
 
 def commit(
@@ -113,6 +125,24 @@ def commit(
                 remove(path)
 
 
+def give_back(folder: Path, part: Path) -> bool:
+    """Give a piece under a temporary name its own, if a row says that it is the row's; say whether one did.
+
+    So ends what somebody began who replaced a winner's piece by his own and was killed before he could put it back.
+    """
+    path = part.with_name(part.name.rsplit(".", 2)[0])
+    for row in sorted((folder / "trials").glob(f"{escape(path.name.partition('.')[0])}.*.parquet")):
+        own = (_pieces_of(row) or {}).get(str(path.relative_to(folder)))
+        if own is None or digest(part) != own or (path.exists() and digest(path) == own):
+            continue
+        moved = aside(path)
+        put_new(part, path)
+        if moved is not None:
+            remove(moved)
+        return True
+    return False
+
+
 def digest(path: Path) -> str:
     """Return the SHA-256 of a file, or of a folder's file names and contents; of what is no file, of its name."""
     total = hashlib.sha256()
@@ -150,14 +180,12 @@ def _fill_row(part: Path, table: pa.Table, pieces: Mapping[str, str]) -> None:
 
 
 def _pieces_of(row: Path) -> dict[str, str] | None:
-    """Return the digests of a row's pieces; None if there is no row, none of a damaged or an earlier version's."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+    """Return the digests of a row's pieces; None if there is no whole row, and none of one of an earlier version."""
     try:
-        metadata = pq.read_schema(row).metadata or {}
-        return dict(parse_json(metadata.get(_PIECES_KEY, b"{}")))
-    except FileNotFoundError:
+        metadata = read_table(row, []).schema.metadata or {}
+    except (FileNotFoundError, Damaged):
         return None
-    except (pa.ArrowException, OSError, ValueError, TypeError):
+    try:
+        return dict(parse_json(metadata.get(_PIECES_KEY, b"{}")))
+    except (ValueError, TypeError):
         return {}

@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from study import shipped
 from study.backbones.names import lacking
+from study.pruner_section import PrunerSection
 from study.resources import Resources
 from study.strategies.ask_tell import Sampler
 from study.strategies.factorial import Factorial
@@ -33,7 +34,7 @@ SHIPPED, MOST_SEEDS = Path(__file__).parent / "studies", 100_000
 
 def _none_yet(value: Any) -> Any:
     if value not in ([], ()):
-        raise ValueError(f"got {value!r}, expected []: this version scores a trial at its end only")
+        raise ValueError(f"got {value!r}, expected []: a trial is scored at its end only, or for a search's pruner")
     return ()
 
 
@@ -173,9 +174,10 @@ class OptunaSection(BaseModel):
 
 
 class SearchSection(OptunaSection):
-    """The same over designs, which may be searched for several scores."""
+    """The same over designs."""
 
     scores: Annotated[list[str], BeforeValidator(_listed), Field(max_length=4)] = []
+    pruner: PrunerSection | None = None
 
 
 class RefineSection(BaseModel):
@@ -234,8 +236,7 @@ class ConfirmSection(BaseModel):
 
 
 _Primary = Literal["clip_i", "clip_t", "dino_i", "dinov2_i", "colour", "fid", "kid", "precision", "recall",
-    "mean_iou", "pixel_accuracy", "edge_error", "landmark_error",
-]
+    "mean_iou", "pixel_accuracy", "edge_error", "landmark_error"]  # fmt: skip
 _Score = Literal[_Primary, "noise_difference"]
 _Scores = Annotated[dict[_Score, Any], Field(min_length=1)]
 SECTIONS: dict[str, Any] = {
@@ -273,7 +274,6 @@ DEFAULTS: dict[str, Any] = {
     "resources": Resources(),
 }
 """Of sections that may be left out; `scores` and `primary` are then those of the tasks."""
-
 
 ProtocolBy = dict[str, dict[str, dict[str, Any]]]
 """Factor, level as text, and the protocol's fields that differ there."""

@@ -349,7 +349,7 @@ class _Runner(Study):
             keep="none",
         )
 
-    def _planned(self, choices: Sequence[tuning.Choice], rows: pd.DataFrame) -> list[Trial]:
+    def _planned(self, choices: Sequence[tuning.Choice], rows: pd.DataFrame | None) -> list[Trial]:
         return self._confirming.trials
 
     def _outcome(self) -> Outcome:

@@ -70,6 +70,7 @@ class Driver:
             for handle, state in self.executor.poll().items():
                 if state.name in ("done", "lost") and handle in self._running:
                     self._ended(self._running.pop(handle), state)
+                    self.store.tidy()
             if not self._running:
                 self._look_at_others()
 
@@ -95,7 +96,7 @@ class Driver:
         return str(self.store.folder.resolve())
 
     def _ended(self, pack: Pack, state: State) -> None:
-        look_anew(self.store.folder / "trials")
+        self.store.look_anew()
         left = [trial for trial in pack.trials if not self.store.has(trial.id, pack.attempts[trial.id])]
         claims, judge = Claims(self.store.claims), Judge()
         lost = []
@@ -104,8 +105,10 @@ class Driver:
             holder = claims.holder(trial.id, attempt)
             if state.name == "done" or (holder is not None and judge.alive(holder) is not False):
                 self._others[trial.id] = trial, attempt
-            else:
-                lost.append(trial)
+                continue
+            if holder is not None:
+                claims.free(holder)
+            lost.append(trial)
         count = len(pack.trials)
         self._again(lost, pack.attempts, state, pack.asked or min(count, pack.together or count))
 
@@ -118,7 +121,8 @@ class Driver:
                 packs += plan.packs(self.config, [trial], earlier, self._folder, together=self.together)
                 continue
             log = str(state.log.relative_to(self.store.folder)) if state.log is not None else ""
-            failed = TrialResult(trial, "failed", f"tried {TRIES} times; {state.reason}", columns={"log": log})
+            status = "out_of_memory" if state.memory else "failed"
+            failed = TrialResult(trial, status, f"tried {TRIES} times; {state.reason}", columns={"log": log})
             self.store.commit(failed, self.config.name, attempts[trial.id])
             Claims(self.store.claims).release(trial.id, attempts[trial.id])
         self._start([replace(pack, asked=asked) for pack in packs])
@@ -127,7 +131,7 @@ class Driver:
         """Find out what became of the trials that others were at; wait a little if nothing did."""
         if not self._others:
             return
-        look_anew(self.store.folder / "trials")
+        self.store.look_anew()
         look_anew(self.store.claims)
         claims, judge = Claims(self.store.claims), Judge()
         free: list[tuple[Trial, int]] = []
@@ -140,6 +144,8 @@ class Driver:
             elif (alive := judge.alive(holder)) is None and not self.take_over:
                 self._left[id] = trial, holder
             elif not alive:
+                if alive is False:
+                    claims.free(holder)  # a worker may not be able to tell
                 free.append((trial, attempt))
             else:
                 continue

@@ -1,6 +1,6 @@
 """Score the trials of a pack: their pictures are drawn, decoded and encoded together, in large batches."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,10 +9,40 @@ import torch
 from study.backbones.loading import Backbone
 from study.conditioning import Conditioned
 from study.config import Protocol
+from study.mounting import Mounted, Ready
 from study.sampling import at_once, sample
-from study.scoring import AnyScorer, encode
+from study.scoring import AnyScorer, PredictedNoise, encode
+from study.tasks.subject import SubjectTask
 from study.tasks.task import Evaluation, Task
 from study.training import RowsOf, autocast, joined, row_losses
+
+
+def judged(
+    part: Sequence[Ready],
+    slots: Sequence[int],
+    mounted: Mounted,
+    protocol: Protocol,
+    scorers: Mapping[str, AnyScorer | PredictedNoise],
+) -> list[Evaluation]:
+    """Score some slots of the trials that are on a denoiser, by all scorers."""
+    judges = {name: scorer for name, scorer in scorers.items() if not isinstance(scorer, PredictedNoise)}
+    tasks, seeds = [part[slot].task for slot in slots], [part[slot].trial.seed for slot in slots]
+    found = evaluate(mounted.backbone, slots, tasks, seeds, protocol, judges, mounted.rows)
+    if len(judges) < len(scorers):
+        for slot, evaluation in zip(slots, found, strict=True):
+            evaluation.scores |= _noise_difference(part[slot], slot, mounted)
+    return found
+
+
+def _noise_difference(ready: Ready, slot: int, mounted: Mounted) -> dict[str, float]:
+    """Score how much the subject's word changes what a slot predicts of class pictures, where these are at hand."""
+    if ready.class_latents is None or not isinstance(ready.task, SubjectTask):
+        return {}
+    from study.noise_difference import subject_maps
+
+    precision = ready.trial.protocol.precision
+    maps = subject_maps(ready.task, ready.class_latents, precision, slot, mounted.insertion.rows)
+    return {"noise_difference": maps.size}
 
 
 def evaluate(

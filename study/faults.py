@@ -56,12 +56,13 @@ class Faults:
             self.faults.append((line, f"{spell(path)}: stands here a second time; keep one"))
 
     def _pydantic(self, error: ValidationError, above: Path_, keys: Iterable[str] | None = None) -> None:
-        """Note what pydantic found wrong with the part at `above`, which may have some keys."""
+        """Note what pydantic found wrong with the part at `above`, which itself may have some keys."""
         for item in error.errors():
             path = (*above, *(part for part in item["loc"] if part != "[key]"))
             message = item["msg"].removeprefix("Value error, ")
             if item["type"] == "extra_forbidden":
-                message = "unknown key" + near(str(path[-1]), self._keys_of(path) if keys is None else keys)
+                own = keys if keys is not None and len(path) == len(above) + 1 else self._keys_of(path)
+                message = "unknown key" + near(str(path[-1]), own)
             elif not item["msg"].startswith("Value error"):
                 message = f"got {item['input']!r}: {message[0].lower()}{message[1:]}"
             self._fault(path, message)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby, islice
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from study import tuning
@@ -14,7 +16,7 @@ from study.canonical import canonical_json, digest
 from study.config import Protocol, StudyConfig
 from study.executors.local import driver
 from study.space import REFERENCE, text
-from study.trial import STATUSES, Pack, Trial
+from study.trial import PRUNED, STATUSES, Pack, Trial
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,9 +47,13 @@ class Waiting:
 
     backbone: str
     design: dict[str, Any]
-    task: str
-    seed: int
-    possible: bool
+    task: str = ""
+    seed: int = 0
+    possible: bool = True
+
+    def on(self, task: str, task_hash: str, seed: int) -> Waiting:
+        """Return the same on another task or seed."""
+        return replace(self, task=task, seed=seed)
 
 
 def trials(study: StudyConfig, choices: Sequence[tuning.Choice]) -> list[Trial]:
@@ -71,53 +77,51 @@ def trials(study: StudyConfig, choices: Sequence[tuning.Choice]) -> list[Trial]:
 
 def waiting(study: StudyConfig, choices: Sequence[tuning.Choice]) -> list[Waiting]:
     """Return what else a study plans: the trials whose protocol is not known, in the same order."""
-    return [each for each in _planned(study, choices) if isinstance(each, Waiting)]
+    return [each for each in _planned(study, choices) if isinstance(each, Waiting)] if study.tune else []
 
 
 def _planned(study: StudyConfig, choices: Sequence[tuning.Choice]) -> Iterator[Trial | Waiting]:
-    designs = {source.name: _designs(study, source) for source in study.backbones}
     maker = Maker(study, choices)
+    cells = [maker.make(source, role, design) for source in study.backbones for role, design in _designs(study, source)]
     for seed in study.seeds:
         for task in study.tasks:
-            for source in study.backbones:
-                for role, design in designs[source.name]:
-                    yield maker.make(source, role, design, task, seed)
+            for cell in cells:
+                yield cell.on(task.name, maker.tasks[task.name], seed)
 
 
 class Maker:
-    """Makes the trials of a study, each under the protocol that its group's tuning has chosen."""
+    """Makes the trials of a study, each under the protocol that its group's tuning has chosen.
+
+    Attributes
+    ----------
+    tasks : dict of str to str
+        The content hash of each task of the study.
+    """
 
     def __init__(self, study: StudyConfig, choices: Sequence[tuning.Choice]) -> None:
         self._study = study
         self._tuned = {canonical_json(design): group.name for group in tuning.groups(study) for design in group.designs}
         self._found = {(choice.backbone, choice.group.name): choice for choice in choices}
         self._hashes = {source.name: content_hash(source) for source in study.backbones}
-        self._tasks = {task.name: task.content_hash() for task in study.tasks}
+        self.tasks = {task.name: task.content_hash() for task in study.tasks}
 
-    def make(self, source: Source, role: str, design: dict[str, Any], task: TaskSpec, seed: int) -> Trial | Waiting:
-        """Return the trial, or what will be one."""
+    def make(self, source: Source, role: str, design: dict[str, Any]) -> Trial | Waiting:
+        """Return a design's trial, or what will be one, to be put `on` a task and seed."""
         group = self._tuned.get(canonical_json(design))
         choice = self._found.get((source.name, group)) if group is not None else None
         point = choice.chosen if choice is not None else None
         if group is not None and point is None:
-            return Waiting(source.name, design, task.name, seed, possible=choice is None or choice.waits)
-        return Trial(
-            source.name,
-            design,
-            task.name,
-            seed,
-            self._study.protocol_of(design, point.values if point is not None else None),
-            role,
-            backbone_hash=self._hashes[source.name],
-            task_hash=self._tasks[task.name],
-        )
+            return Waiting(source.name, design, possible=choice is None or choice.waits)
+        protocol = self._study.protocol_of(design, point.values if point is not None else None)
+        return Trial(source.name, design, "", 0, protocol, role, backbone_hash=self._hashes[source.name])
 
     def references(self, source: Source, replicates: Iterable[tuple[TaskSpec, int]]) -> list[Trial]:
         """Return the trials of the untuned backbone, unless it is a design of the study itself."""
         if REFERENCE in self._study.space.designs:
             return []
-        made = (self.make(source, "reference", dict(REFERENCE), task, seed) for task, seed in replicates)
-        return [each for each in made if isinstance(each, Trial)]
+        made = self.make(source, "reference", dict(REFERENCE))
+        assert isinstance(made, Trial)  # the untuned backbone is never tuned
+        return [made.on(task.name, self.tasks[task.name], seed) for task, seed in replicates]
 
 
 def _designs(study: StudyConfig, source: Source) -> list[tuple[str, dict[str, Any]]]:
@@ -198,6 +202,7 @@ def status(
     factors: Mapping[str, Sequence[str]],
     tune: Sequence[Trial] = (),
     unknown: Sequence[Waiting] = (),
+    pruned: Collection[str] = (),
 ) -> dict[str, Any]:
     """Return how far a plan is.
 
@@ -209,44 +214,52 @@ def status(
         The trials that decide the tuning.
     unknown : sequence of Waiting
         The trials whose protocol is not known yet; they count as planned and missing.
+    pruned : collection of str
+        The ids of the trials that the plan's own search has pruned.
 
     Returns
     -------
     dict
-        study; planned, done, diverged, failed, out_of_memory, missing (trials of the study's designs); by_factor
-        (the same for each level of each factor, and each task and seed); reference (the same for the untuned
+        study; planned, done, diverged, pruned, failed, out_of_memory, missing (trials of the study's designs);
+        by_factor (the same for each level of each factor, and each task and seed); reference (the same for the untuned
         backbone); tune (the same for the tuning); waiting (trials of the study's designs that wait for tuning); next
         (the first missing trial, and what it tunes if it does; its id is None if it waits for tuning; or None).
     """
-    found = dict(zip(rows["id"], rows["status"], strict=True)) if len(rows) else {}
+    found = dict(zip(rows["id"].tolist(), rows["status"].tolist(), strict=True))
+    found |= dict.fromkeys(pruned, PRUNED)
     own: list[Trial | Waiting] = [*(trial for trial in planned if trial.role == "study"), *unknown]
 
-    def count(some: Iterable[Trial | Waiting]) -> dict[str, int]:
-        states = [found.get(trial.id, "missing") if isinstance(trial, Trial) else "missing" for trial in some]
-        return {"planned": len(states), **{state: states.count(state) for state in (*STATUSES, "missing")}}
+    def states(some: Iterable[Trial | Waiting]) -> list[str]:
+        return [found.get(trial.id, "missing") if isinstance(trial, Trial) else "missing" for trial in some]
 
-    def level(trial: Trial | Waiting, factor: str) -> str | None:
-        if factor in ("backbone", "task", "seed"):
-            return str(getattr(trial, factor))
-        return text(trial.design[factor]) if factor in trial.design else None
+    def counts(states: Mapping[str, int]) -> dict[str, int]:
+        told = {state: states.get(state, 0) for state in (*STATUSES, "missing")}
+        return {"planned": sum(states.values()), **told}
 
+    own_states = states(own)
+    designs = {id(trial.design): trial.design for trial in own}  # of thousands of trials few designs
+    of_designs = Counter(zip((id(trial.design) for trial in own), own_states, strict=True))
     by_factor: dict[str, dict[str, dict[str, int]]] = {}
     for factor, levels in factors.items():
-        members: dict[str, list[Trial | Waiting]] = {name: [] for name in levels}
-        for trial in own:
-            name = level(trial, factor)
-            if name is not None:
-                members[name].append(trial)
-        by_factor[factor] = {name: count(some) for name, some in members.items()}
+        members: dict[str, Counter[str]] = {name: Counter() for name in levels}
+        if factor in ("backbone", "task", "seed"):
+            of_levels = Counter(zip(map(attrgetter(factor), own), own_states, strict=True))
+            for (level, state), number in of_levels.items():
+                members[str(level)][state] += number
+        else:
+            for (place, state), number in of_designs.items():
+                if factor in designs[place]:
+                    members[text(designs[place][factor])][state] += number
+        by_factor[factor] = {name: counts(some) for name, some in members.items()}
     wait = [trial for trial in unknown if trial.possible]
-    missing = [trial for trial in (*tune, *planned) if trial.id not in found]
-    coming: list[Trial | Waiting] = [*missing[:1], *wait]
+    missing = (trial for trial in (*tune, *planned) if trial.id not in found)
+    coming: list[Trial | Waiting] = [*islice(missing, 1), *wait]
     return {
         "study": study,
-        **count(own),
+        **counts(Counter(own_states)),
         "by_factor": by_factor,
-        "reference": count(trial for trial in planned if trial.role == "reference"),
-        "tune": count(tune),
+        "reference": counts(Counter(states(trial for trial in planned if trial.role == "reference"))),
+        "tune": counts(Counter(states(tune))),
         "waiting": len(wait),
         "next": _named(coming[0]) if coming else None,
     }

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters.faults import printable
-from study.executors import slurm_jobs
+from study.executors import ray_cluster, slurm_jobs
 
 LOG = "ADAPTER_STUDY_LOG"
 """Environment variable of a worker: the file that its standard error goes to, from the store's folder."""
@@ -34,6 +34,8 @@ class Process:
         The SLURM job it belongs to, if any.
     restart : int
         How often that job had been started again.
+    ray : str
+        Where in a Ray cluster it runs, if it does; as `study.executors.ray_cluster.Place` says it.
     """
 
     host: str
@@ -46,6 +48,7 @@ class Process:
     cluster: str = ""
     job: str = ""
     restart: int = 0
+    ray: str = ""
 
     @classmethod
     def of(cls, pid: int) -> Process:
@@ -64,6 +67,7 @@ class Process:
             cluster=os.environ.get("SLURM_CLUSTER_NAME", ""),
             job=slurm_jobs.own_job(),
             restart=int(os.environ.get("SLURM_RESTART_COUNT") or 0),
+            ray=os.environ.get(ray_cluster.VARIABLE, ""),
         )
 
     @classmethod
@@ -89,30 +93,43 @@ class Process:
 class Judge:
     """Tells of processes whether they still run, as far as that can be told from here.
 
-    That a job runs it remembers; that one does not is asked anew each time, as it may have begun since.
+    That a job or a Ray node runs it remembers; that one does not is asked anew, as it may have begun since.
     """
 
     def __init__(self) -> None:
         self._here = Process.of(os.getpid())
         self._active: set[str] = set()
+        self._view: ray_cluster.View | None = None
 
     def alive(self, process: Process) -> bool | None:
         """Say whether a process still runs; None if that cannot be told from here.
 
-        It can of processes of this machine, of jobs of the same user on a cluster whose `squeue` answers here, of an
-        earlier start of one's own job, and of what ran before this machine was started again.
+        It can of processes of this machine, of those in the Ray cluster that this one is connected to, of jobs of the
+        same user on a cluster whose `squeue` answers here, of an earlier start of one's own job, and of what ran before
+        this machine was started again.
         """
         here = self._here
         if here.boot and (process.boot, process.namespace) == (here.boot, here.namespace):
             return _runs(process.pid, process.start)
+        if (place := ray_cluster.Place.parse(process.ray)) is not None:
+            known = self._in_ray(place)
+            if known is not None:
+                return known
         if process.job:
             if (process.cluster, process.job) == (here.cluster, here.job) and process.restart < here.restart:
                 return False
             if process.user == here.user and process.cluster and process.cluster == self._cluster:
-                return self._job_active(process.job)
+                active = self._job_active(process.job)
+                if not (active and process.ray):  # Ray may have ended it, within a job that goes on
+                    return active
         if here.machine and (process.host, process.machine) == (here.host, here.machine) and process.boot != here.boot:
             return False
         return None
+
+    def _in_ray(self, place: ray_cluster.Place) -> bool | None:
+        if self._view is None or not self._view.alive(place):
+            self._view = ray_cluster.view()
+        return self._view.alive(place) if self._view is not None else None
 
     @cached_property
     def _cluster(self) -> str:

@@ -32,7 +32,7 @@ class Bar:
     """
 
     def __init__(self, score: str) -> None:
-        self._labels: dict[str, str] = {}
+        self._trials: dict[str, Trial] = {}
         self._score = score
         self._begin = time.monotonic()
         self._total = 0
@@ -64,14 +64,14 @@ class Bar:
 
     def expect(self, trials: Sequence[Trial], later: int = 0) -> None:
         """Take note of trials that are about to run, and of how many more will follow them."""
-        self._labels |= {trial.id: trial.label() for trial in trials}
+        self._trials |= {trial.id: trial for trial in trials}
         self._total = self._done + len(trials) + later
         self._bar.update(self._task, total=self._total)
 
     def hear(self, event: dict[str, Any]) -> None:
         """Take note of a worker's event."""
         trial = event["trial"]
-        label = self._labels.get(trial, trial)
+        label = self._trials[trial].label() if trial in self._trials else trial
         if event["event"] == "step":
             self._part[trial] = event["step"] / max(1, event["steps"])
             self._bar.update(self._task, now=f"{label} · step {event['step']}/{event['steps']}", left=self._left())

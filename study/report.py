@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from adapters.faults import InputFault
 from adapters.positions import READS, WRITES
+from analysis.declared import BACKBONE, default_interactions
 from study.columns import higher_is_better
 from study.progress import duration
 from study.report_rows import DESIGN, PAIR, analyse, balanced, results, scores, terms
 from study.strategies.search import searches
+from study.trial import PRUNED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DESIGN", "PAIR", "analyse", "built", "content", "page", "results", "terms"]
 
-STATES = ("planned", "done", "diverged", "failed", "out_of_memory", "missing")
+STATES = ("planned", "done", "diverged", PRUNED, "failed", "out_of_memory", "missing")
 
 
 def page(study: Study, address: str | None = None) -> str:
@@ -99,6 +101,7 @@ def content(
         factors=factors,
         blocks=blocks,
         pair=pair,
+        across=BACKBONE if default_interactions(frame, study.config.primary, factors) else "",
         scores=[name for name in shown if name != study.config.primary],
         order=[*READS, *WRITES],
         cautions=study.cautions(),
@@ -106,7 +109,7 @@ def content(
         galleries=galleries(study, frame, untuned, factors),
         failures=lost[[*factors, "task", "seed", "status", "error"]] if len(lost) else None,
         tuning=_tuning(study),
-        counts={name: status[name] for name in STATES},
+        counts={name: status[name] for name in _states(status)},
         coverage=_coverage(status),
         forbidden=study.config.left_out,
         design=[*_chosen(study), *partly],
@@ -120,15 +123,21 @@ def content(
     )
 
 
+def _states(status: dict[str, Any]) -> list[str]:
+    """Return the states that trials of a study can have: only a search with a pruner prunes."""
+    return [name for name in STATES if name != PRUNED or status[PRUNED]]
+
+
 def _coverage(status: dict[str, Any]) -> pd.DataFrame:
     import pandas as pd
 
+    states = _states(status)
     rows = [
-        {"factor": factor, "level": level, **{state: counts[state] for state in STATES}}
+        {"factor": factor, "level": level, **{state: counts[state] for state in states}}
         for factor, levels in status["by_factor"].items()
         for level, counts in levels.items()
     ]
-    return pd.DataFrame(rows, columns=["factor", "level", *STATES])
+    return pd.DataFrame(rows, columns=["factor", "level", *states])
 
 
 def _chosen(study: Study) -> list[str]:

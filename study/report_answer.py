@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapters.faults import InputFault
+from analysis.recommended import Recommendation
+from analysis.recommended_across import RecommendedAcross
 from analysis.report.content import Confirmed, Recommended
 from study import report_code
 
@@ -21,9 +23,22 @@ def recommended(study: Study, address: str) -> Recommended:
         found = recommend.recommend(study)
     except InputFault as fault:
         return Recommended(None, str(fault))
-    recipe = recommend.recipe(study, found)
-    code = [report_code.train(study, address)]
-    return Recommended(found, code=code, recipe=report_code.recipe_file(recipe), design=recipe["design"])
+    if isinstance(found, Recommendation):
+        return _with_code(study, address, found, found, None)
+    named = [source.name for source in study.config.backbones]
+    each = {name: _with_code(study, address, found, own, name) for name in named if (own := found.on(name))}
+    return Recommended(None if found.apart else found.average, across=found, each=each)
+
+
+def _with_code(
+    study: Study, address: str, found: Recommendation | RecommendedAcross, own: Recommendation, backbone: str | None
+) -> Recommended:
+    """What is recommended, on a backbone where there are several, with the code that gets and uses the recipe."""
+    from study import recommend
+
+    recipe = recommend.recipe(study, found, backbone)
+    code = [report_code.train(study, address, backbone)]
+    return Recommended(own, code=code, recipe=report_code.recipe_file(recipe), design=recipe["design"])
 
 
 def confirmed(study: Study, recipe: str | Path | None, chosen: Recommended, address: str) -> Confirmed | None:
@@ -47,7 +62,7 @@ def confirmed(study: Study, recipe: str | Path | None, chosen: Recommended, addr
         If the study has no section `confirm`, or the recipe is wrong for it.
     """
     if recipe is None:
-        if study.config.confirm is None or chosen.result is None:
+        if study.config.confirm is None or not chosen.named:
             return None
         tasks = ", ".join(task.name for task in study.config.confirm.tasks)
         return Confirmed("", None, f"No recipe is confirmed on this page. Kept for that: {tasks}.",
@@ -77,7 +92,7 @@ def confirmed(study: Study, recipe: str | Path | None, chosen: Recommended, addr
 
 def _another(confirming: Any, chosen: Recommended) -> list[str]:
     """Say that the recipe is not the one that is recommended, where that is so."""
-    if chosen.result is None or chosen.design == confirming.recipe.design:
+    if not chosen.named or chosen.design_on(confirming.backbone.name) == confirming.recipe.design:
         return []
     return [f"The design of {confirming.name} is not the one that is recommended above."]
 

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from analysis.declared import RESIDUAL
+from analysis.declared import RESIDUAL, across_interactions
 from analysis.report.content import Snippet
 from study.columns import higher_is_better
 from study.report_rows import DESIGN, terms
@@ -52,15 +52,16 @@ def reuse(study: Study, frame: pd.DataFrame, address: str) -> list[Snippet]:
     return [*found, *_kept(study, frame)]
 
 
-def train(study: Study, address: str) -> Snippet:
-    """Return code that writes the recommended recipe, trains it on other pictures and draws."""
+def train(study: Study, address: str, backbone: str | None = None) -> Snippet:
+    """Return code that writes the recommended recipe (for one of several backbones), trains it and draws."""
+    where = f" --backbone {shlex.quote(backbone)}" if backbone else ""
     spec = study.config.tasks[0]
     own = spec.own.replace("WORD", shlex.quote(spec.words))
     said = ", where --class says what they show" if "--class" in own else ""
     return Snippet(
         f"Write it as a recipe, train it on pictures of your own in photos/mine{said}:",
         "shell",
-        f"adapter-study recommend {named(study, address)} -o recipe.yaml\n"
+        f"adapter-study recommend {named(study, address)}{where} -o recipe.yaml\n"
         f"adapter-study train recipe.yaml {own} -o mine\n"
         f"adapter-study generate mine --prompt {_prompt(spec)} -o out.png\n",
     )
@@ -120,11 +121,12 @@ def _commands(study: Study, factors: list[str], blocks: list[str], pair: tuple[s
     rows = f"{shlex.quote(str(study.store.folder))} --response {study.config.primary}"
     out = f" --blocks {','.join(blocks)}" if blocks else ""
     asked, apart = f"{rows} --factors {','.join(own)}{out}", f"{rows} --factors {','.join(factors)}{out}"
+    crossed = [":".join(pair), *across_interactions(factors)] if pair else []
     lines = [
         f"anova {asked} --error residual",
         f"compare {asked} --error residual --of {own[0]} --method best",
         f"importance {asked} --error residual",
-        f"robust {apart}" + (f" --interactions {':'.join(pair)}" if pair else ""),
+        f"robust {apart}" + (f" --interactions {','.join(crossed)}" if crossed else ""),
     ]
     if blocks:
         lines.append(f"variance {apart}")
@@ -138,6 +140,8 @@ def _python(study: Study, address: str) -> str:
     store = f", store={folder!r}" if folder != config.store else ""
     of = list(pair) if pair else factors[:1]
     model = f"factors={factors}, blocks={blocks}, error={RESIDUAL!r}"
+    crossed = across_interactions(factors)
+    told = (f", interactions={crossed}" if crossed else "") + (f", pair={pair}" if pair else "")
     lower = "" if higher_is_better(config.primary) else ", higher_is_better=False"
     rows = ["frame = study.results()"]
     if searches(config.space.strategy):
@@ -151,7 +155,7 @@ def _python(study: Study, address: str) -> str:
         "",
         f"study = Study.load({address!r}{store})",
         *rows,
-        f"table = anova(frame, {config.primary!r}, {model}{f', pair={pair}' if pair else ''})",
+        f"table = anova(frame, {config.primary!r}, {model}{told})",
         "print(table.explain())",
         f"print(best(frame, {config.primary!r}, of={of}, {model}{lower}).explain())",
         "",

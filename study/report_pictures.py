@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -59,11 +60,18 @@ def _spread(count: int) -> list[int]:
 
 
 def _pictures(study: Study, images: pd.DataFrame, id: str) -> list[np.ndarray]:
+    """Return the first pictures of a trial; none if one is damaged, as those after it would stand under other noise."""
     from study.tasks.pictures import read
 
     files = images[images["id"] == id].sort_values("index")["file"].head(PICTURES)
-    paths = [study.store.pictures(id) / PurePosixPath(file).name for file in files.dropna()]
-    try:
-        return [np.asarray(read(path)) for path in paths if path.is_file() and not path.is_symlink()]
-    except InputFault as fault:
-        raise InputFault(f"a picture in {study.store.pictures(id)} cannot be read: {fault}; delete it") from fault
+    pictures = []
+    for path in (study.store.pictures(id) / PurePosixPath(file).name for file in files.dropna()):
+        if not path.is_file() or path.is_symlink():
+            continue
+        try:
+            pictures.append(np.asarray(read(path)))
+        except InputFault as fault:
+            told = f"{path.parent}: a picture is damaged ({fault}); the pictures of its trial are not shown"
+            warnings.warn(told, stacklevel=2)
+            return []
+    return pictures

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from adapters.faults import InputFault
 from analysis.anova_fit import anova
-from analysis.declared import RESIDUAL
+from analysis.declared import BACKBONE, RESIDUAL, default_interactions
 from study.canonical import canonical_json
 from study.columns import SCORES
 from study.space import text
@@ -28,7 +28,8 @@ def terms(study: Study) -> tuple[list[str], list[str], tuple[str, str] | None]:
     """Return the factors, blocks and pair that a study's results are analysed by.
 
     Factors are those that every design has and that vary. Where they do not tell all designs apart, because some have
-    factors of their own, the design as a whole is the one factor. Blocks are the tasks, and the seeds within each task,
+    factors of their own, the design as a whole is the one factor. The backbone, where there are several, is the last.
+    Blocks are the tasks, and the seeds within each task,
     where there are several; input and output, where both vary, are a pair.
 
     Raises
@@ -45,7 +46,7 @@ def terms_of(config: StudyConfig) -> tuple[list[str], list[str], tuple[str, str]
     factors = [name for name in config.space.varying if all(name in design for design in designs)]
     if len({tuple(text(design.get(name)) for name in factors) for design in designs}) < len(designs):
         factors = [DESIGN]
-    factors = ["backbone"] * (len(config.backbones) > 1) + factors
+    factors += [BACKBONE] * (len(config.backbones) > 1)
     if not factors:
         raise InputFault(f"no factor of {config.name} varies over all its designs; expected at least one")
     blocks = ["task"] * (len(config.tasks) > 1) + ["task:seed"] * (len(config.seeds) > 1)
@@ -99,8 +100,9 @@ def analyse(study: Study, error: str = RESIDUAL) -> AnovaTable:
     InputFault
         If there are too few rows, or no factor that varies.
     """
-    factors, blocks, pair = terms(study)
-    return anova(balanced(study)[0], study.config.primary, factors, blocks, error=error, pair=pair)
+    (factors, blocks, pair), frame, primary = terms(study), balanced(study)[0], study.config.primary
+    crossed = default_interactions(frame, primary, factors)
+    return anova(frame, primary, factors, blocks, interactions=crossed, error=error, pair=pair)
 
 
 def scores(study: Study, frame: pd.DataFrame) -> list[str]:

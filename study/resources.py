@@ -1,4 +1,4 @@
-"""The section `resources` of a study file: what its jobs on a cluster ask for."""
+"""The section `resources` of a study file: what its jobs or tasks on a cluster ask for, and when a worker hangs."""
 
 from __future__ import annotations
 
@@ -56,21 +56,26 @@ _Word = Annotated[str, AfterValidator(_word), Field(max_length=500)]
 
 
 class Resources(BaseModel):
-    """What each job, which runs one pack, asks SLURM for.
+    """What each job of SLURM, or task of Ray, asks for; it runs one pack.
 
     Attributes
     ----------
     partition, account, qos, constraint, gres, exclude : str, optional
-        As `sbatch` takes them.
+        As `sbatch` takes them. Ray takes none of them.
     time : str
-        Time limit. A job that reaches it goes back into the queue and goes on with the trials that have no row.
-    gpus : int
-        A pack trains on one GPU, or on CPU cores. A kind of GPU is asked for with `gres` instead.
+        Time limit of SLURM's. A job that reaches it goes back into the queue and goes on with the trials that have no
+        row.
+    gpus : int, optional
+        A pack trains on one GPU, or on CPU cores: by default the latter, but on a Ray cluster with GPUs. A kind of GPU
+        is asked of SLURM with `gres` instead.
     cpus : int, optional
     memory : str, optional
         Such as 16G.
     parallel : int
-        Jobs that run at once at most.
+        Jobs that run at once at most; tasks that Ray is given at once.
+    silence : str
+        Time without a step of training or drawing after which a worker on this machine is taken to hang, is killed, and
+        its trial is tried again. Jobs of SLURM have their time limit instead.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -82,10 +87,16 @@ class Resources(BaseModel):
     gres: _Word | None = None
     exclude: _Word | None = None
     time: Annotated[str, BeforeValidator(_time)] = "4h"
-    gpus: int = Field(default=0, ge=0, le=1, strict=True)
+    gpus: int | None = Field(default=None, ge=0, le=1, strict=True)
     cpus: int | None = Field(default=None, ge=1, strict=True)
     memory: Annotated[str, Field(pattern=r"^[1-9][0-9]*[KMGT]$")] | None = None
     parallel: int = Field(default=16, ge=1, strict=True)
+    silence: Annotated[str, BeforeValidator(_time)] = "1h"
+
+    @property
+    def bytes(self) -> int:
+        """The memory in bytes; 0 if none is asked for."""
+        return int(self.memory[:-1]) * 1024 ** (1 + "KMGT".index(self.memory[-1])) if self.memory else 0
 
     @property
     def minutes(self) -> int:

@@ -6,11 +6,9 @@ the store or steer a terminal. Every check looks at whole columns at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from adapters.faults import InputFault
 from adapters.reading import parse_json
 from study.config import Protocol
 from study.strategies.search import ADAPTIVE, FIXED
@@ -31,40 +29,29 @@ _LONGEST = 100_000
 """Characters of a text at most."""
 
 
-def checked(table: pa.Table, columns: Mapping[str, str], file: Path) -> pa.Table:
-    """Return a table with its columns in the types of the store.
+def fault_of(table: pa.Table, columns: Mapping[str, str], only: Collection[str] | None = None) -> str:
+    """Say what there is in a table that the store does not write; nothing if it might be one of its own.
 
     Parameters
     ----------
     columns : mapping of str to str
         The store's columns of such a table, and their types.
-
-    Raises
-    ------
-    InputFault
-        If the store writes no such table; names the file and the column.
+    only : collection of str, optional
+        Those that were read, where not all were.
     """
-    fault = _fault(table, columns)
-    if fault:
-        raise InputFault(f"{file}: {fault}; delete it, or use the version of adapter-study that wrote it")
-    import pyarrow as pa
-
-    types = {name: pa.type_for_alias(columns[name]) if name in columns else None for name in table.column_names}
-    arrays = [
-        column if types[name] in (None, column.type) else column.cast(types[name])
-        for name, column in zip(table.column_names, table.columns, strict=True)
-    ]
-    return pa.table(arrays, names=table.column_names, metadata=table.schema.metadata)
-
-
-def _fault(table: pa.Table, columns: Mapping[str, str]) -> str:
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    try:
+        table.validate(full=True)
+    except pa.ArrowException as error:
+        return f"its values are garbled ({str(error).splitlines()[0][:200]})"
+    if not table.num_rows:
+        return "it has no rows"
     names = table.column_names
     if len(set(names)) < len(names):
         return "two columns have the same name"
-    always = _ALWAYS if "status" in columns else ("id", "attempt")
+    always = [name for name in (_ALWAYS if "status" in columns else ("id", "attempt")) if only is None or name in only]
     if lost := [name for name in always if name not in names]:
         return f"it has no column {lost[0]}"
     for name in names:
@@ -74,7 +61,7 @@ def _fault(table: pa.Table, columns: Mapping[str, str]) -> str:
     for name in always:
         if table[name].null_count:
             return f"the column {name} is empty in some row"
-    if len(table) and pc.min(table["attempt"]).as_py() < 1:
+    if pc.min(table["attempt"]).as_py() < 1:
         return "an attempt is below 1"
     if "seed" in names and (least := pc.min(table["seed"]).as_py()) is not None and least < 0:
         return "a seed is below 0"

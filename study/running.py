@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -12,12 +13,15 @@ from typing import TYPE_CHECKING, Literal
 
 from study import plan, tuning
 from study.backbones.names import fetch
+from study.damage import set_aside
 from study.driver import Driver
 from study.executors.local import LocalExecutor, cores, devices
 from study.outcome import Executor, Outcome
 from study.progress import Bar
-from study.store import Known
-from study.trial import Trial
+from study.resources import minutes
+from study.space import REFERENCE, check_levels, has_levels
+from study.store import Known, one_a_trial
+from study.trial import PRUNED, Trial
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,6 +43,11 @@ class Running(ABC):
     config: StudyConfig
     store: Store
 
+    @property
+    def deciding(self) -> tuple[str, ...]:
+        """The columns of the rows that decide what is to run, and that say how that went."""
+        return ("error", "log", "intermediate_json", "pruned_by", *self.config.scores)
+
     @abstractmethod
     def choices(self, rows: pd.DataFrame | None = None) -> list[tuning.Choice]:
         """Return what the store decides for each backbone and group that is tuned."""
@@ -52,7 +61,7 @@ class Running(ABC):
         """Return what else is planned: the trials that wait for tuning."""
 
     @abstractmethod
-    def _planned(self, choices: Sequence[tuning.Choice], rows: pd.DataFrame) -> list[Trial]:
+    def _planned(self, choices: Sequence[tuning.Choice], rows: pd.DataFrame | None) -> list[Trial]:
         """Return the trials that do not wait for tuning, as far as the rows have led."""
 
     @abstractmethod
@@ -79,10 +88,12 @@ class Running(ABC):
         pack: int | None = None,
         executor: Executor | None = None,
         take_over: bool = False,
+        design: Mapping[str, str] | None = None,
     ) -> Outcome:
         """Train and score the trials that have no row yet; safe to interrupt, run again to go on.
 
-        The trials of the tuning come first; those of the study run under the protocols that these have chosen.
+        The trials of the tuning come first; those of the study run under the protocols that these have chosen. Rows
+        that a disk has damaged are set aside, with a warning, and their trials are run again.
 
         Parameters
         ----------
@@ -100,6 +111,8 @@ class Running(ABC):
             Where packs run; this machine by default.
         take_over : bool
             Run trials too that are held by a process of which it cannot be told from here whether it still runs.
+        design : mapping of str to str, optional
+            Run only designs with these levels, written as the results have them, and what tunes them.
 
         Returns
         -------
@@ -109,17 +122,25 @@ class Running(ABC):
         Raises
         ------
         InputFault
-            If a backbone cannot be had.
+            If a backbone cannot be had, or no design has these levels.
         WorkerFault
             If workers cannot be started.
         """
+        check_levels([*self.config.space.designs, REFERENCE], design or {})
         self.fetch()
-        phases = self._phases({None} if only == "missing" else {"failed", "out_of_memory"}, limit)
+        there, damaged = self.store.examined(self.deciding)
+        aside = set_aside(self.store, damaged)
+        for told in aside:
+            warnings.warn(told, stacklevel=2)
+        states: set[str | None] = {None} if only == "missing" else {"failed", "out_of_memory"}
+        phases = self._phases(states, limit, design or {}, None if aside else there)
         first = next(phases, None)
         elsewhere: list[str] = []
         if first is not None:
             with Bar(self.config.primary) as bar:
-                runner: Executor = executor or LocalExecutor(self.store, self._devices(workers))
+                runner: Executor = executor or LocalExecutor(
+                    self.store, self._devices(workers), silence=60 * minutes(self.config.resources.silence)
+                )
                 runner.attach(bar.hear)
                 driver = Driver(self.config, self.store, runner, bar.hear, pack, take_over)
                 try:
@@ -135,25 +156,36 @@ class Running(ABC):
         self._write_found()
         return replace(self._outcome(), elsewhere=elsewhere)
 
-    def _phases(self, states: set[str | None], limit: int | None) -> Iterator[tuple[list[Trial], int, dict[str, int]]]:
+    def _phases(
+        self, states: set[str | None], limit: int | None, levels: Mapping[str, str], attempts: pd.DataFrame | None
+    ) -> Iterator[tuple[list[Trial], int, dict[str, int]]]:
         """Yield what is to run, how much will follow and the attempts there are: the tuning, then what it has chosen.
 
         The next is looked up only when it is asked for, so what was yielded before has run by then. A search yields a
-        generation at a time.
+        generation at a time. With `levels` only what is of designs that have them, and what tunes these. `attempts` are
+        those there are at first, if they have been read.
         """
         tried: set[str] = set()
         left = limit
         while left is None or left > 0:
-            known, rows = Known.of(self.store), self.store.rows()
-            open_of = partial(_open, states=states, known=known, tried=tried)
+            if attempts is None:
+                attempts = self.store.attempts(self.deciding)
+            known, rows = Known.of(attempts), one_a_trial(attempts)
+            attempts = None  # looked up anew for what comes then
+            found = self.found(rows)
+            over = tried | set(found.pruned if found is not None else ())
+            open_of = partial(_open, states=states, known=known, over=over)
             choices = self.choices(rows)
-            wanted, later = open_of(tuning.trials(self.config, choices)), 0
+            own = [choice for choice in choices if any(has_levels(each, levels) for each in choice.group.designs)]
+            wanted, later = open_of(tuning.trials(self.config, own)), 0
+            planned = [trial for trial in self._planned(choices, rows) if has_levels(trial.design, levels)]
             if wanted:
-                later = len(open_of(self._planned(choices, rows)))
-                later += len(self.waiting(choices)) if None in states else 0
+                later = len(open_of(planned))
+                waiting = self.waiting(choices) if None in states else []
+                later += sum(has_levels(cell.design, levels) for cell in waiting)
             else:
-                wanted = open_of(self._planned(choices, rows))
-            if None in states and (found := self.found(rows)) is not None:
+                wanted = open_of(planned)
+            if None in states and not levels and found is not None:
                 later += found.left
             wanted = wanted[:left]
             if not wanted:
@@ -172,18 +204,21 @@ class Running(ABC):
         return found * workers
 
     def _outcome(self) -> Outcome:
-        rows = self.store.rows()
+        rows = self.store.rows(self.deciding)
         choices = self.choices(rows)
         planned, unknown = self._planned(choices, rows), self.waiting(choices)
         tune = tuning.trials(self.config, choices)
-        known = rows.set_index("id")
-        states = {trial.id: known["status"].get(trial.id, "missing") for trial in (*tune, *planned)}
+        known = dict(zip(rows["id"].tolist(), rows["status"].tolist(), strict=True))
+        errors = dict(zip(rows["id"].tolist(), rows["error"].tolist(), strict=True))
+        found = self.found(rows)
+        states = {trial.id: known.get(trial.id, "missing") for trial in (*tune, *planned)}
+        states |= dict.fromkeys(found.pruned if found is not None else (), PRUNED)
         counts = Counter(states[trial.id] for trial in planned)
-        later = len(unknown) + (found.left if (found := self.found(rows)) is not None else 0)
+        later = len(unknown) + (found.left if found is not None else 0)
         if later:
             counts["missing"] += later
         failed = [
-            (trial, str(known["error"][trial.id]))
+            (trial, str(errors[trial.id]))
             for trial in (*tune, *planned)
             if states[trial.id] in ("failed", "out_of_memory")
         ]
@@ -197,6 +232,6 @@ class Running(ABC):
         )
 
 
-def _open(trials: Sequence[Trial], states: set[str | None], known: Known, tried: set[str]) -> list[Trial]:
-    """Return the trials whose status is one of some and that were not tried yet."""
-    return [trial for trial in trials if trial.id not in tried and known.status.get(trial.id) in states]
+def _open(trials: Sequence[Trial], states: set[str | None], known: Known, over: set[str]) -> list[Trial]:
+    """Return the trials whose status is one of some and that are not over with."""
+    return [trial for trial in trials if trial.id not in over and known.status.get(trial.id) in states]

@@ -33,9 +33,14 @@ def write(path: Path, table: pa.Table) -> None:
     path.write_bytes(data)
 
 
+def carried(data: bytes) -> bool:
+    """Say whether the bytes of a file hold a digest."""
+    return _KEY in data
+
+
 def damaged(data: bytes) -> bool:
     """Say whether the bytes of a file are not those that its digest was taken of."""
-    if _KEY not in data:
+    if not carried(data):
         return False
     try:
         begin, end = _place(data)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from study import journal, looks, plan
 from study.canonical import digest
 from study.columns import SCORES, higher_is_better
+from study.pruning import Past, Pruning
 from study.report_rows import terms_of
 from study.strategies.optuna import Optuna
 from study.strategies.refine import LOOKS
@@ -41,6 +43,8 @@ class Found:
     growth : Growth or None
         None while it waits for tuning.
     problem : Problem or None
+    pruned : collection of str
+        The ids of the trials that were pruned.
     """
 
     trials: list[Trial]
@@ -49,6 +53,7 @@ class Found:
     told: str
     growth: Growth | None = None
     problem: Problem | None = None
+    pruned: Collection[str] = ()
 
     def state(self, budget: int) -> dict[str, Any]:
         """Return it as JSON values."""
@@ -92,9 +97,11 @@ class Search:
         InputFault
             If the backbone is one of the hub and not on this machine.
         """
-        key = tuple(sorted(zip(rows["id"], rows["status"], strict=True)))
+        prunes = isinstance(self.strategy, Optuna) and self.strategy.pruner is not None
+        pruned = self.store.pruned() if prunes else rows[:0]
+        key = [sorted(zip(of["id"], of["attempt"], of["status"], strict=True)) for of in (rows, pruned)]
         if self._last is None or self._last[0] != key:
-            self._last = key, self._find(choices, rows)
+            self._last = key, self._find(choices, rows, pruned)
         return self._last[1]
 
     def write(self) -> None:
@@ -106,21 +113,23 @@ class Search:
             looks.write(self.store.looks, self._looks)
             self._written = len(self._looks)
 
-    def _find(self, choices: Sequence[Choice], rows: pd.DataFrame) -> Found:
+    def _find(self, choices: Sequence[Choice], rows: pd.DataFrame, pruned: pd.DataFrame) -> Found:
         cells = self._cells_under(choices)
         if cells is None:
             return Found([], self.strategy.trials, 0, "It begins when tuning has ended.")
         if not cells.designs:
             told = "No design can be run: tuning could choose for none of them."
             return Found([], 0, 0, told, Growth([], 0, True, told))
-        cells.see(rows)
+        cells.see(rows, pruned)
         growth = self.strategy.grow(cells.problem)
         trials = cells.maker.references(cells.source, cells.replicates) if growth.generations else []
         for number, generation in enumerate(growth.generations):
             how = FIXED if number < growth.fixed else ADAPTIVE
-            trials += [cells.trial(cell)[0].planned(how) for cell in sorted(generation, key=cells.order)]
-        left = 0 if growth.ended else self.strategy.trials - growth.cells
-        return Found(trials, left, len(growth.generations), growth.told, growth, cells.problem)
+            ordered = sorted(generation, key=cells.order)
+            trials += [cells.trial(cell)[0].planned(how, growth.pruning.get(cell)) for cell in ordered]
+        left = 0 if growth.ended else self.strategy.trials - growth.cells - growth.skipped
+        lost = {cells.trial(cell)[1] for cell in growth.pruned}
+        return Found(trials, left, len(growth.generations), growth.told, growth, cells.problem, lost)
 
     def _cells_under(self, choices: Sequence[Choice]) -> Cells | None:
         """Return the cells under what tuning has chosen; None while it has not."""
@@ -145,24 +154,27 @@ class Cells:
     def __init__(self, config: StudyConfig, choices: Sequence[Choice], known: dict[str, list[int]]) -> None:
         self.maker, (self.source,) = plan.Maker(config, choices), config.backbones
         self.replicates = [(task, seed) for seed in config.seeds for task in config.tasks]
-        there = config.designs_on(self.source)
-        self.designs = [design for design in there if isinstance(self._make(design, 0), Trial)]
+        made = [self.maker.make(self.source, "study", design) for design in config.designs_on(self.source)]
+        self._trials = [each for each in made if isinstance(each, Trial)]
+        self.designs = [trial.design for trial in self._trials]
         self._scores = list(config.scores)
         self._made: dict[Cell, tuple[Trial, str]] = {}
         self._outcomes: dict[str, dict[str, float]] = {}
+        self._scored: dict[str, str | None] = {}
+        self._pruned: dict[tuple[str, str], str | None] = {}
         self._digests: dict[int, str] = {}
         factors, _, pair = terms_of(config)
         self.problem = Problem(
             self.designs, [(task.name, seed) for task, seed in self.replicates],
             config.space.varying_in(self.designs), factors, pair, config.primary,
-            {score: higher_is_better(score) for score in SCORES}, self._outcome, {LOOKS: known},
+            {score: higher_is_better(score) for score in SCORES}, self._outcome, self._past, {LOOKS: known},
         )  # fmt: skip
 
     def trial(self, cell: Cell) -> tuple[Trial, str]:
         """Return the trial of a cell, and its id."""
         if cell not in self._made:
-            made = self._make(self.designs[cell[0]], cell[1])
-            assert isinstance(made, Trial)
+            task, seed = self.replicates[cell[1]]
+            made = self._trials[cell[0]].on(task.name, self.maker.tasks[task.name], seed)
             self._made[cell] = made, made.id
         return self._made[cell]
 
@@ -172,8 +184,8 @@ class Cells:
             self._digests[cell[0]] = digest(self.designs[cell[0]])
         return cell[1], self._digests[cell[0]]
 
-    def see(self, rows: pd.DataFrame) -> None:
-        """Take note of the final rows of a store."""
+    def see(self, rows: pd.DataFrame, pruned: pd.DataFrame) -> None:
+        """Take note of the final rows of a store, and of those of pruned trials."""
         final = rows[rows["status"].isin(FINAL)]
         columns = zip(*(final[score].tolist() for score in self._scores), strict=True)
         self._outcomes = {
@@ -183,13 +195,32 @@ class Cells:
             }
             for id, status, values in zip(final["id"], final["status"], columns, strict=True)
         }
-
-    def _make(self, design: dict[str, Any], at: int) -> Trial | plan.Waiting:
-        task, seed = self.replicates[at]
-        return self.maker.make(self.source, "study", design, task, seed)
+        self._scored = dict(zip(final["id"], final["intermediate_json"], strict=True))
+        told = zip(pruned["id"], pruned["pruned_by"], pruned["intermediate_json"], strict=True)
+        self._pruned = {(id, by): scored for id, by, scored in told}
 
     def _outcome(self, cell: Cell) -> Mapping[str, float] | None:
         return self._outcomes.get(self.trial(cell)[1])
+
+    def _past(self, cell: Cell, pruning: Pruning) -> Past | None:
+        trial, id = self.trial(cell)
+        evidence = pruning.evidence
+
+        def scores(told: str | None) -> tuple[tuple[int, float], ...]:
+            found = json.loads(told) if isinstance(told, str) else {}
+            drawn = evidence.rule.drawn(trial.protocol.pictures)
+            if (found.get("score"), found.get("pictures")) != (evidence.score, drawn):
+                return ()  # nothing, or what no other is comparable with
+            by = {int(percent): float(score) for percent, score in found["values"].items()}
+            return tuple((percent, by[percent]) for percent in evidence.rule.at if percent in by)
+
+        if id in self._outcomes:
+            value = self._outcomes[id][evidence.score]
+            scored = scores(self._scored[id])
+            return Past("done", value, scored) if math.isfinite(value) else Past("diverged", None, scored)
+        if (id, pruning.by) in self._pruned:
+            return Past("pruned", None, scores(self._pruned[id, pruning.by]))
+        return None
 
 
 def faults(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -54,6 +54,32 @@ def lacked(design: Design, lacking: Mapping[str, str]) -> str | None:
 def factor_texts(design: Design) -> dict[str, str]:
     """Return every key of a design as text, as the columns of a row."""
     return {key: text(value) for key, value in design.items()}
+
+
+def has_levels(design: Design, levels: Mapping[str, str]) -> bool:
+    """Say whether a design has some levels, given as text."""
+    return all(key in design and text(design[key]) == level for key, level in levels.items())
+
+
+def check_levels(designs: Sequence[Design], levels: Mapping[str, str]) -> None:
+    """Check that a design has some levels, given as text.
+
+    Raises
+    ------
+    InputFault
+        If none has; says which keys, or which levels of a key, there are.
+    """
+    for key, level in levels.items():
+        known = list(dict.fromkeys(text(design[key]) for design in designs if key in design))
+        if not known:
+            keys = ", ".join(dict.fromkeys(key for design in designs for key in design))
+            raise InputFault(f"no design of this study has the key {key!r}; expected one of {keys}")
+        levels_told = ", ".join(known)
+        if level not in known:
+            raise InputFault(f"no design of this study has {key}={level}; the levels of {key} are {levels_told}")
+    if not any(has_levels(design, levels) for design in designs):
+        asked = ", ".join(f"{key}={level}" for key, level in levels.items())
+        raise InputFault(f"no design of this study has all of {asked}; leave one of them out")
 
 
 @dataclass(frozen=True)

@@ -8,32 +8,42 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import uuid
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapters.faults import InputFault
 from study import sealed
-from study.atomic import TEMPORARY, is_number, remove
+from study.atomic import TEMPORARY, is_number, look_anew, remove
 from study.canonical import canonical_json
-from study.columns import CURVE, IMAGE, MEASURED, ROW, SCORES, higher_is_better
-from study.commit import Fill, commit
+from study.columns import CURVE, IMAGE, MEASURED, ROW, SCORES, TABLES, higher_is_better
+from study.commit import Fill, commit, give_back
+from study.damage import left_out, set_aside_before
 from study.executors.records import given_to_slurm
 from study.space import factor_texts
-from study.tables import attempts_in, completed, files_of, read_tables, table_of, write_table
-from study.trial import FINAL, STATUSES, TrialResult
+from study.tables import Damaged, attempts_in, completed, files_of, read_table, read_tables, table_of, write_table
+from study.trial import FINAL, PRUNED, STATUSES, TrialResult
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
-_TABLES = {"trials": ROW, "images": IMAGE, "curves": CURVE}
 PARTS = (
-    *_TABLES, "pictures", "adapters", "cache", "packs", "claims", "logs", "logs/slurm", "compacted", "looks.json",
-    "optuna.log",
+    *TABLES, "pictures", "adapters", "checkpoints", "tensorboard", "cache", "packs", "claims", "logs", "logs/slurm",
+    "logs/ray", "compacted", "looks.json", "optuna.log",
 )  # fmt: skip
 """What is in a store."""
+
+LOOSE = 1000
+"""Files of rows that are merged by the driver of a run."""
+
+KEYS = ("id", "attempt", "status")
+"""Columns that decide which attempt of a trial counts."""
 
 
 @dataclass(frozen=True)
@@ -152,15 +162,25 @@ class Store:
         if not self._compacted.exists():  # to look for merged files takes long in a folder of many others
             return False
         id, _, attempt = file.stem.partition(".")
-        merged = sorted((self.folder / "trials").glob("merged-*.parquet"))
-        return is_number(attempt) and any((id, int(attempt)) in attempts_in(each) for each in merged)
+        while is_number(attempt):
+            merged = sorted((self.folder / "trials").glob("merged-*.parquet"))
+            try:
+                return any((id, int(attempt)) in attempts_in(each) for each in merged)
+            except FileNotFoundError:
+                continue  # merged with others since it was listed: look again
+        return False
 
     @property
     def _compacted(self) -> Path:
         return self.folder / "compacted"
 
-    def rows(self) -> pd.DataFrame:
-        """Return one row a trial: the final one first, then the lowest attempt.
+    def rows(self, columns: Collection[str] | None = None) -> pd.DataFrame:
+        """Return one row a trial: the final one first, then the lowest attempt. Pruned trials are left out.
+
+        Parameters
+        ----------
+        columns : collection of str, optional
+            Of `study.columns.ROW`: read these only, and those of `KEYS`, which is faster.
 
         Returns
         -------
@@ -170,13 +190,25 @@ class Store:
         Raises
         ------
         InputFault
-            If a file is damaged or was written by an unknown version.
+            If a file was written by an unknown version. One that is damaged is left out, with a warning.
         """
-        return _one_a_trial(self.attempts())
+        return one_a_trial(self.attempts(columns))
 
-    def attempts(self) -> pd.DataFrame:
+    def pruned(self) -> pd.DataFrame:
+        """Return the rows of trials that a search pruned, a row each time; who does not ask finds them unfinished."""
+        frame = self.attempts()
+        return frame[frame["status"] == PRUNED].reset_index(drop=True)
+
+    def attempts(self, columns: Collection[str] | None = None) -> pd.DataFrame:
         """Return the rows of every attempt, superseded ones included."""
-        return self._frame("trials")
+        return self._frame("trials", columns)
+
+    def examined(self, columns: Collection[str]) -> tuple[pd.DataFrame, dict[Path, str]]:
+        """Return what `attempts` does, and which files of rows are damaged, and why: all columns are looked at."""
+        table, damaged = self._read("trials")
+        wanted = _wanted(columns)
+        table = table.select([name for name in table.column_names if name in wanted])
+        return completed(wanted, table).to_pandas(), damaged
 
     def images(self) -> pd.DataFrame:
         """Return a row a generated picture, of the attempts that `rows` returns."""
@@ -186,35 +218,72 @@ class Store:
         """Return a row a recorded training step, of the attempts that `rows` returns."""
         return self._current(self._frame("curves"))
 
-    def compact(self) -> int:
+    def compact(self, tables: Iterable[str] = tuple(TABLES), least: int = 2) -> int:
         """Merge the files of each table into one; return how many files were merged.
 
         The merged file is synced before anything is deleted, and readers take each attempt once, so a kill in between
-        loses and doubles nothing.
+        loses and doubles nothing, and neither does another process that merges the same. Damaged files stay as they
+        are, with a warning.
+
+        Parameters
+        ----------
+        tables : iterable of {"trials", "images", "curves"}
+        least : int
+            Leave a table alone that has fewer files.
         """
         merged = 0
-        for kind, columns in _TABLES.items():
+        for kind in tables:
             files = files_of(self.folder / kind)
+            if len(files) < least:
+                continue
+            damaged: dict[Path, str] = {}
+            try:
+                table = read_tables(files, TABLES[kind], damaged)
+            except FileNotFoundError:
+                continue  # another process merges them
+            _warn(damaged)
+            files = [file for file in files if file not in damaged]
             if len(files) < 2:
                 continue
             # A name of its own each time: a merge must never replace the file that it reads.
-            write_table(self.folder / kind / f"merged-{uuid.uuid4().hex}.parquet", read_tables(files, columns))
+            write_table(self.folder / kind / f"merged-{uuid.uuid4().hex}.parquet", table)
             self._compacted.touch()
             for file in files:
                 file.unlink(missing_ok=True)
             merged += len(files)
         return merged
 
+    def tidy(self) -> None:
+        """Merge rows once there are so many files of them that to read these would take long."""
+        self.compact(("trials",), LOOSE)
+
+    def look_anew(self) -> None:
+        """Make a network file system ask its server which rows there are."""
+        look_anew(self.folder)
+        look_anew(self.folder / "trials")
+
     def gc(self) -> list[str]:
         """Delete what no row owns: packs, claims, temporary files, tables and folders of killed runs; return the paths.
 
         Not to be called while a study runs on this store: a trial about to be committed has no row yet. Packs that were
         given to SLURM stay, as they may still wait there; the driver, or `cancel`, deletes them.
+
+        Raises
+        ------
+        InputFault
+            If rows are damaged: it is not known then what they own.
         """
-        rows = self.attempts()
+        table, damaged = self._read("trials")
+        if damaged:
+            raise InputFault(
+                f"{', '.join(map(str, damaged))}: damaged, so it is not known what belongs to the rows in it; "
+                "`adapter-study run` sets it aside and runs their trials again; use gc after that"
+            )
+        rows = completed(ROW, table).to_pandas()
         owned = set(zip(rows["id"], rows["attempt"], strict=True))
         ids = set(rows["id"])
-        doomed = list(self.folder.rglob(f"*{TEMPORARY}"))
+        parts = [path for path in self.folder.rglob(f"*{TEMPORARY}") if os.path.lexists(path)]
+        doomed = [path for path in parts if not give_back(self.folder, path)]
         for kind in ("images", "curves"):
             for file in files_of(self.folder / kind):
                 id, _, attempt = file.stem.partition(".")
@@ -223,8 +292,10 @@ class Store:
         for kind in ("pictures", "adapters"):
             parent = self.folder / kind
             doomed += [path for path in parent.iterdir() if path.name not in ids] if parent.is_dir() else []
-        doomed += sorted(file for file in self.packs.glob("*.json") if not given_to_slurm(file))
+        waiting = {file.with_suffix("") for file in self.packs.glob("*.json") if given_to_slurm(file)}
+        doomed += sorted(file for file in self.packs.glob("*.j*") if file.with_suffix("") not in waiting)
         doomed += sorted(self.claims.glob("*.json"))
+        doomed += set_aside_before(self)
         deleted = []
         for path in dict.fromkeys(doomed):
             remove(path)
@@ -249,15 +320,21 @@ class Store:
         for id in set(kept["id"]) - best:
             remove(self.adapter(id))
 
-    def _frame(self, kind: str) -> pd.DataFrame:
-        columns = _TABLES[kind]
+    def _frame(self, kind: str, only: Collection[str] | None = None) -> pd.DataFrame:
+        table, damaged = self._read(kind, only)
+        _warn(damaged)
+        return completed(TABLES[kind] if only is None else _wanted(only), table).to_pandas()
+
+    def _read(self, kind: str, only: Collection[str] | None = None) -> tuple[pa.Table, dict[Path, str]]:
+        """Return the rows of a table, and why some of its files cannot be read."""
         for _ in range(5):
+            damaged: dict[Path, str] = {}
             files = files_of(self.folder / kind)
             try:
-                table = read_tables(files, columns) if files else table_of([], columns)
-                return completed(columns, table).to_pandas()
+                table = read_tables(files, TABLES[kind], damaged, None if only is None else _wanted(only))
             except FileNotFoundError:
-                continue  # compacted by another process since it was listed: look again
+                continue  # compacted or set aside by another process since it was listed: look again
+            return table, damaged
         raise InputFault(f"{self.folder / kind} changes faster than it can be read; try again")
 
     def _current(self, frame: pd.DataFrame) -> pd.DataFrame:
@@ -272,13 +349,13 @@ class Known:
     attempts: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, store: Store) -> Known:
-        """Read the rows of a store once."""
-        frame = store.attempts()
-        rows = _one_a_trial(frame)
+    def of(cls, attempts: pd.DataFrame) -> Known:
+        """Take it from the attempts that a store has."""
+        rows = one_a_trial(attempts)
+        last = attempts.groupby("id")["attempt"].max()
         return cls(
-            dict(zip(rows["id"], rows["status"], strict=True)),
-            {str(id): int(last) for id, last in frame.groupby("id")["attempt"].max().items()},
+            dict(zip(rows["id"].tolist(), rows["status"].tolist(), strict=True)),
+            dict(zip(last.index.tolist(), last.tolist(), strict=True)),
         )
 
 
@@ -330,7 +407,12 @@ def _to_pandas(file: Path) -> pd.DataFrame:
     """Read a parquet file that may be of any program."""
     import pyarrow as pa
 
-    table = read_tables([file])
+    try:
+        table = read_table(file)
+        table.validate(full=True)
+    except (Damaged, pa.ArrowException) as fault:
+        reason = f"{fault}\n".splitlines()[0]
+        raise InputFault(f"{file}: cannot be read as parquet ({reason}); delete it, or give another file") from fault
     for column in table.schema:
         if pa.types.is_nested(column.type):
             raise InputFault(f"{file}: the column {column.name!a} holds {column.type}, expected numbers or text")
@@ -339,6 +421,21 @@ def _to_pandas(file: Path) -> pd.DataFrame:
     except Exception as error:  # whatever pandas raises for types that it does not know
         reason = " ".join(str(error).split())[:200]
         raise InputFault(f"{file}: pandas cannot read its columns ({reason}); give numbers and text") from error
+
+
+def _wanted(columns: Collection[str]) -> dict[str, str]:
+    """Return some columns of rows, and those that decide which attempt counts, with their types."""
+    return {name: ROW[name] for name in dict.fromkeys([*KEYS, *columns])}
+
+
+def _warn(damaged: Mapping[Path, str]) -> None:
+    for file, reason in damaged.items():
+        _warn_once(left_out(file, reason))
+
+
+@cache
+def _warn_once(told: str) -> None:
+    warnings.warn(told, stacklevel=4)
 
 
 def _row(result: TrialResult, study: str, attempt: int) -> dict[str, Any]:
@@ -370,9 +467,14 @@ def _row(result: TrialResult, study: str, attempt: int) -> dict[str, Any]:
     }
 
 
-def _one_a_trial(frame: pd.DataFrame) -> pd.DataFrame:
-    order = frame.assign(_late=~frame["status"].isin(FINAL)).sort_values(["_late", "attempt"], kind="stable")
-    return order.drop_duplicates("id").drop(columns="_late").sort_index().reset_index(drop=True)
+def one_a_trial(attempts: pd.DataFrame) -> pd.DataFrame:
+    """Return the attempts that count, one a trial: the final one first, then the lowest; none of pruned trials."""
+    attempts = attempts[attempts["status"] != PRUNED]
+    if attempts["id"].is_unique:
+        return attempts.reset_index(drop=True)
+    order = attempts[["id", "attempt"]].assign(late=~attempts["status"].isin(FINAL))
+    order = order.sort_values(["late", "attempt"], kind="stable").drop_duplicates("id")
+    return attempts.loc[order.index.sort_values()].reset_index(drop=True)
 
 
 def _save_pictures(folder: Path, files: list[str], pictures: Iterable[Any]) -> None:

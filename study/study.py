@@ -12,7 +12,7 @@ from study import config, plan, tuning
 from study.activity import activity
 from study.running import Running
 from study.store import Store
-from study.strategies.search import searches
+from study.strategies.search import ADAPTIVE, searches
 from study.tasks.specs import unknown_class
 from study.trial import ROLES, Trial
 
@@ -88,7 +88,8 @@ class Study(Running):
         InputFault
             If a backbone of the hub is not on this machine; `run` downloads it.
         """
-        rows = self.store.rows()
+        adaptive = self.config.tune is not None or self._search is not None
+        rows = self.store.rows(self.deciding) if adaptive else None
         return self._planned(self.choices(rows), rows)
 
     @cached_property
@@ -109,7 +110,7 @@ class Study(Running):
         """
         if self._search is None:
             return None
-        rows = self.store.rows() if rows is None else rows
+        rows = self.store.rows(self.deciding) if rows is None else rows
         return self._search.found(self.choices(rows), rows)
 
     def _write_found(self) -> None:
@@ -118,9 +119,10 @@ class Study(Running):
             self.found()
             self._search.write()
 
-    def _planned(self, choices: Sequence[tuning.Choice], rows: pd.DataFrame) -> list[Trial]:
+    def _planned(self, choices: Sequence[tuning.Choice], rows: pd.DataFrame | None) -> list[Trial]:
         if self._search is None:
             return plan.trials(self.config, choices)
+        assert rows is not None
         return self._search.found(choices, rows).trials
 
     def waiting(self, choices: Sequence[tuning.Choice] | None = None) -> list[plan.Waiting]:
@@ -139,7 +141,7 @@ class Study(Running):
         """
         if self.config.tune is None:
             return []
-        rows = self.store.rows() if rows is None else rows
+        rows = self.store.rows(self.deciding) if rows is None else rows
         key = tuple(sorted(zip(rows["id"], rows["status"], strict=True)))
         if self._chosen.get("rows") != key:  # a search takes its time, and the same rows say the same
             self._chosen.update(rows=key, choices=tuning.choices(self.config, rows))
@@ -174,9 +176,20 @@ class Study(Running):
         rows = self.store.rows()
         planned = self.tune_trials if role == "tune" else self._planned(self.choices(rows), rows)
         wanted = {trial.id: trial.plan for trial in planned if trial.role == role}
-        own = rows[rows["id"].isin(wanted)].reset_index(drop=True)
+        plans = [wanted.get(id) for id in rows["id"].tolist()]
+        own = [how is not None for how in plans]
         # As this study plans them: another one may have run them first.
-        return own.assign(plan=own["id"].map(wanted).astype(rows["plan"].dtype))
+        return rows.loc[own].assign(plan=[how for how in plans if how is not None]).reset_index(drop=True)
+
+    def pruned(self) -> pd.DataFrame:
+        """Return the rows of the trials that this plan's search has pruned; columns as those of `results`."""
+        found = self.found()
+        if found is None or not found.pruned:
+            return self.store.rows()[:0]
+        by = {trial.id: trial.pruning.by for trial in found.trials if trial.id in found.pruned and trial.pruning}
+        rows = self.store.pruned()
+        own = rows[rows["id"].map(by) == rows["pruned_by"]].drop_duplicates("id").reset_index(drop=True)
+        return own.assign(plan=ADAPTIVE)
 
     def tuned(self) -> pd.DataFrame:
         """Return how the protocols were tuned, as far as the store says.
@@ -210,13 +223,14 @@ class Study(Running):
         }
         shown = [*self.factors, "task", "seed"]
         levels = {name: known.get(name) or self.config.space.levels(name) for name in shown}
-        rows = self.store.rows()
+        rows = self.store.rows(self.deciding)
         choices = self.choices(rows)
         planned, unknown = self._planned(choices, rows), self.waiting(choices)
-        told = plan.status(self.config.name, planned, rows, levels, tuning.trials(self.config, choices), unknown)
-        told |= activity(self.store, [*tuning.trials(self.config, choices), *planned], rows)
-        told["impossible"] = tuning.impossible(self.config, choices)
         strategy, found = self.config.space.strategy, self.found(rows)
+        tune, pruned = tuning.trials(self.config, choices), found.pruned if found is not None else ()
+        told = plan.status(self.config.name, planned, rows, levels, tune, unknown, pruned)
+        told |= activity(self.store, [*tune, *planned], rows, pruned)
+        told["impossible"] = tuning.impossible(self.config, choices)
         return {**told, "search": found.state(strategy.trials)} if searches(strategy) and found else told
 
     def warnings(self) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from adapters.faults import InputFault
 from adapters.reading import read_bytes
 from study import sealed
 from study.atomic import write_file
-from study.row_checks import checked
+from study.row_checks import fault_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,6 +22,12 @@ SCHEMA_VERSION = 1
 MOST_BYTES, MOST_CELLS = 4_000_000_000, 300_000_000
 """Of one file: a hundred thousand trials have some seven million cells."""
 _VERSION_KEY = b"adapter-study-schema"
+_SMALL = 100_000
+"""Cells of a file that is not worth several threads."""
+
+
+class Damaged(ValueError):
+    """A file is not the table it should be; the message is the reason, without the file's name."""
 
 
 def table_of(rows: list[dict[str, Any]], columns: Mapping[str, str]) -> pa.Table:
@@ -62,78 +68,127 @@ def files_of(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(found, key=lambda name: (not name.startswith("merged-"), name))]
 
 
-def read_tables(files: Iterable[Path], columns: Mapping[str, str] | None = None) -> pa.Table:
-    """Return the rows of tables, each attempt of each trial from the first file that has it.
+def read_tables(
+    files: Iterable[Path], columns: Mapping[str, str], damaged: dict[Path, str], only: Collection[str] | None = None
+) -> pa.Table:
+    """Return the rows of tables of a store, each attempt of each trial from the first file that has it.
 
     Parameters
     ----------
-    columns : mapping of str to str, optional
-        The store's columns of such tables; what else it is that a file holds is then refused.
+    columns : mapping of str to str
+        The store's columns of such tables, and their types.
+    damaged : dict of Path to str
+        Takes the files that are damaged or that the store does not write so, with the reason; they are left out.
+    only : collection of str, optional
+        Read only these columns, of those that are there; id and attempt must be among them.
 
     Raises
     ------
     InputFault
-        If a file is damaged, was written by an unknown version or, in a store, by something else.
+        If the disk does not give a file, one was written by an unknown version, or they do not go together.
+    FileNotFoundError
     """
+    found: dict[Path, pa.Table] = {}
+    for file in files:
+        try:
+            found[file] = read_table(file, only)
+        except Damaged as fault:
+            damaged[file] = str(fault)
+    try:
+        return _joined(found, columns, only)
+    except Damaged:  # some of them are: they are checked together, and one by one only to find out which
+        for file, table in list(found.items()):
+            if fault_of(table, columns, only):
+                damaged[file] = fault_of(table, columns, only)
+                del found[file]
+    try:
+        return _joined(found, columns, only)
+    except Damaged as fault:
+        raise InputFault(f"{file.parent}: its tables do not go together ({fault})") from fault
+
+
+def _joined(found: Mapping[Path, pa.Table], columns: Mapping[str, str], only: Collection[str] | None) -> pa.Table:
+    """Return the rows of tables as one."""
     import pyarrow as pa
 
-    found: dict[Path, pa.Table] = {}
-    seen: set[tuple[str, int]] = set()
-    for file in files:
-        table = _read(file)
-        if _numbered(table):
-            pairs = list(zip(table["id"].to_pylist(), table["attempt"].to_pylist(), strict=True))
-            fresh = [pair not in seen for pair in pairs]
-            seen.update(pairs)
-            if not all(fresh):
-                table = table.filter(pa.array(fresh))
-        found[file] = table
+    if not found:
+        return table_of([], {})
+    if not all(table.num_rows for table in found.values()):
+        raise Damaged("one has no rows")
     try:
-        joined = pa.concat_tables(found.values(), promote_options="permissive")
-        if columns is not None:
-            joined = checked(joined, columns, file.parent)
-    except (pa.ArrowException, InputFault) as error:
-        if columns is not None:
-            for file, table in found.items():  # which of them it is
-                checked(table, columns, file)
-        told = f"{file.parent}: its tables do not go together ({str(error).splitlines()[0]})"
-        raise error if isinstance(error, InputFault) else InputFault(told) from error
+        joined = pa.concat_tables(found.values(), promote_options="permissive").combine_chunks()
+    except pa.ArrowException as error:
+        raise Damaged(str(error).splitlines()[0]) from error
+    if reason := fault_of(joined, columns, only):
+        raise Damaged(reason)
+    if len(found) > 1:
+        joined = _from_the_first(joined, [len(table) for table in found.values()])
     return joined.replace_schema_metadata({_VERSION_KEY: str(SCHEMA_VERSION).encode()})
 
 
-def _numbered(table: pa.Table) -> bool:
-    """Say whether the rows of a table are attempts of trials."""
+def _from_the_first(joined: pa.Table, lengths: list[int]) -> pa.Table:
+    """Return the rows of files one after another, without those of attempts that an earlier file has."""
+    import numpy as np
     import pyarrow as pa
 
-    names = table.column_names
-    return all(
-        names.count(name) == 1 and table.schema.field(name).type == kind
-        for name, kind in (("id", pa.string()), ("attempt", pa.int64()))
-    )
+    keys = joined.select(["id", "attempt"]).to_pandas()
+    keys["file"] = np.repeat(np.arange(len(lengths)), lengths)
+    fresh = keys["file"] == keys.groupby(["id", "attempt"])["file"].transform("min")
+    return joined if fresh.all() else joined.filter(pa.array(fresh))
 
 
-def _read(file: Path, columns: list[str] | None = None) -> pa.Table:
-    """Read one table, whole, from memory: a file that is mapped may change while it is read."""
+def read_table(file: Path, columns: Collection[str] | None = None) -> pa.Table:
+    """Return the rows of one table, all of their columns or some, whatever is in them.
+
+    Raises
+    ------
+    Damaged
+        If the file is no parquet, was cut off or garbled, or says that it is absurdly large.
+    InputFault
+        If the disk does not give it, it does not fit into memory, or it was written by an unknown version.
+    FileNotFoundError
+    """
+    return _parsed(file, _bytes_of(file), columns)
+
+
+def check_table(file: Path, columns: Mapping[str, str]) -> None:
+    """Raise what `read_table` does, and Damaged too if a store does not write such tables.
+
+    One that carries a digest is not read beyond it, which takes a tenth of the time.
+    """
+    data = _bytes_of(file)
+    if not sealed.carried(data) and (reason := fault_of(_parsed(file, data), columns)):
+        raise Damaged(reason)
+
+
+def _bytes_of(file: Path) -> bytes:
+    """Read a file whole: one that is mapped into memory may change while it is read."""
+    try:
+        data = read_bytes(file, MOST_BYTES)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise InputFault(f"{file}: cannot be read ({error}); look after the disk, then try again") from error
+    if sealed.damaged(data):
+        raise Damaged("its bytes are not those that were written")
+    return data
+
+
+def _parsed(file: Path, data: bytes, columns: Collection[str] | None = None) -> pa.Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        data = read_bytes(file, MOST_BYTES)
-        if sealed.damaged(data):
-            raise ValueError("its bytes are not those that were written")
         with pq.ParquetFile(pa.BufferReader(data)) as opened:
             cells = opened.metadata.num_rows * max(1, opened.metadata.num_columns)
             if cells > MOST_CELLS:
-                raise ValueError(f"it says that it has {cells:,} cells, expected {MOST_CELLS:,} at most")
-            table = opened.read(columns=columns)
-        table.validate(full=True)
-        version = (table.schema.metadata or {}).get(_VERSION_KEY, str(SCHEMA_VERSION).encode()).decode(errors="replace")
-    except (FileNotFoundError, InputFault):
-        raise
-    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, OverflowError, MemoryError) as error:
-        reason = f"{str(error).strip()[:300]}\n".splitlines()[0]
-        told = f"{file}: cannot be read as parquet ({reason}); delete it, or give another file"
-        raise InputFault(told) from error
+                raise Damaged(f"it says that it has {cells:,} cells, expected {MOST_CELLS:,} at most")
+            table = opened.read(None if columns is None else list(columns), use_threads=cells > _SMALL)
+    except MemoryError as error:
+        raise InputFault(f"{file}: does not fit into memory") from error
+    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, OverflowError) as error:
+        raise Damaged(f"{str(error).strip()[:300]}\n".splitlines()[0]) from error
+    version = (table.schema.metadata or {}).get(_VERSION_KEY, str(SCHEMA_VERSION).encode()).decode(errors="replace")
     if version != str(SCHEMA_VERSION):
         raise InputFault(
             f"{file}: was written with store schema {version}, this version of adapter-study reads "
@@ -144,10 +199,18 @@ def _read(file: Path, columns: list[str] | None = None) -> pa.Table:
 
 @lru_cache(maxsize=8)
 def attempts_in(file: Path) -> frozenset[tuple[str, int]]:
-    """Return the attempts in a merged file."""
+    """Return the attempts in a merged file; none of a damaged one.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it was merged with others since it was listed: its rows are in a new file.
+    """
     try:
-        table = _read(file, ["id", "attempt"])
-    except FileNotFoundError:  # merged with others since it was listed: the row is in the new file
+        table = read_table(file, ["id", "attempt"])
+    except Damaged:
+        return frozenset()
+    if table.column_names != ["id", "attempt"]:
         return frozenset()
     return frozenset(zip(table["id"].to_pylist(), table["attempt"].to_pylist(), strict=True))
 

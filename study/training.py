@@ -6,7 +6,7 @@ changes nothing for the others. Limits: no gradient accumulation, clipping or sc
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -125,15 +125,34 @@ class Trained:
     Attributes
     ----------
     diverged : why the training is called diverged, or "".
-    final_loss : mean loss of the last 20 steps; NaN when diverged or when nothing was trained.
+    ended : whether a halt ended it.
+    steps : how many were done.
+    final_loss : mean loss of the last 20 steps; NaN when diverged or ended, or when nothing was trained.
     curve : rows of `step` (from 1) and `loss` (mean over the steps since the last row).
-    seconds : of the loop, divided by the slots that it trained.
+    seconds : of the loop without its halts, divided by the slots that it trained.
     """
 
     diverged: str = ""
+    ended: bool = False
+    steps: int = 0
     final_loss: float = float("nan")
     curve: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Halts:
+    """Where training halts, and what is decided there.
+
+    Attributes
+    ----------
+    after : numbers of steps.
+    decide : given the steps done and the slots that are trained and sound, says which of these end there. It may use
+        the denoiser, and must change nothing that is trained.
+    """
+
+    after: Collection[int]
+    decide: Callable[[int, Sequence[int]], Collection[int]]
 
 
 RowsOf = Callable[[Sequence[int]], AbstractContextManager[None]]
@@ -166,10 +185,12 @@ def train(
     precision: str = "float32",
     rows: RowsOf = unpacked,
     progress: Callable[[int], None] | None = None,
+    halts: Halts | None = None,
 ) -> list[Trained]:
     """Train the parameters of all slots for `steps` steps, in place.
 
-    A slot whose loss is not finite is left out from the next look on; one without parameters is not trained at all.
+    A slot whose loss is not finite is left out from the next look on, and one that a halt ends from there; one without
+    parameters is not trained at all.
 
     Parameters
     ----------
@@ -194,6 +215,7 @@ def train(
     losses = torch.zeros(steps, len(slots), device=denoiser.device, dtype=torch.float64)
     start = time.perf_counter()
     active, last = list(trained), dict.fromkeys(trained, 0)
+    ended: set[int] = set()
     owners: list[int] = []
     owner = torch.empty(0)
     for done in range(1, steps + 1):
@@ -211,6 +233,14 @@ def train(
         own_updates.step(active)
         losses[done - 1] = own.detach()
         last.update(dict.fromkeys(active, done))
+        if halts is not None and done in halts.after:
+            halted = time.perf_counter()
+            sound = [index for index in active if not _divergence(losses[:done, index], slots[index].every)]
+            ended.update(halts.decide(done, sound))
+            active = [index for index in active if index not in ended]
+            start += time.perf_counter() - halted
+            if not active:
+                break
         if done % LOOK_EVERY == 0 or done == steps:
             seen = losses[max(0, done - LOOK_EVERY) : done].isfinite().all(0).tolist()
             active = [index for index in active if seen[index]]
@@ -221,15 +251,17 @@ def train(
     seconds = (time.perf_counter() - start) / len(trained)
     seen_losses = losses.cpu()
     return [
-        _ended(seen_losses[: last[index], index], slot.every, seconds) if index in last else Trained()
+        _ended(seen_losses[: last[index], index], slot.every, index in ended, seconds) if index in last else Trained()
         for index, slot in enumerate(slots)
     ]
 
 
-def _ended(losses: Tensor, parameters: Sequence[nn.Parameter], seconds: float) -> Trained:
+def _ended(losses: Tensor, parameters: Sequence[nn.Parameter], ended: bool, seconds: float) -> Trained:
     return Trained(
         diverged=_divergence(losses, parameters),
-        final_loss=float(losses[-LAST:].mean()) if losses.isfinite().all() else float("nan"),
+        ended=ended,
+        steps=len(losses),
+        final_loss=float("nan") if ended or not losses.isfinite().all() else float(losses[-LAST:].mean()),
         curve=_thinned(losses),
         seconds=seconds,
     )

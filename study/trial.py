@@ -5,16 +5,20 @@ Nothing here trains or stores; torch is not imported, so that planning and statu
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from adapters.faults import InputFault
-from study.canonical import digest
+from study.canonical import canonical_json
 from study.config import Protocol
+from study.pruning import Evidence, Pruning
 from study.strategies.search import FIXED
 
 if TYPE_CHECKING:
@@ -29,7 +33,10 @@ TRIAL_VERSION = 1
 FINAL = ("done", "diverged")
 """Statuses that are results; a trial that has one is never run again."""
 
-STATUSES = (*FINAL, "failed", "out_of_memory")
+PRUNED = "pruned"
+"""Status of a trial that a search ended on its way: a result to that search, and to all others an unfinished trial."""
+
+STATUSES = (*FINAL, PRUNED, "failed", "out_of_memory")
 ROLES = ("study", "reference", "tune")
 
 
@@ -50,6 +57,8 @@ class Trial:
         The keys of the protocol that a `tune` trial tries. Not part of the identity.
     plan : {"fixed", "adaptive"}
         Whether it was planned before any score was known, or because of scores. Not part of the identity.
+    pruning : Pruning or None
+        How it may be ended on its way. Not part of the identity: a trial that is not ended is the same trial.
     backbone_hash, task_hash : str
         Content hashes: of the weights and configurations; of the pictures, prompts and class word.
     """
@@ -62,10 +71,11 @@ class Trial:
     role: str = "study"
     tunes: tuple[str, ...] = field(default=(), kw_only=True)
     plan: str = field(default=FIXED, kw_only=True)
+    pruning: Pruning | None = field(default=None, kw_only=True)
     backbone_hash: str = field(default="", kw_only=True)
     task_hash: str = field(default="", kw_only=True)
 
-    @property
+    @cached_property
     def id(self) -> str:
         """SHA-256 of everything that decides the numbers, and of nothing else.
 
@@ -76,20 +86,26 @@ class Trial:
                 f"the trial on backbone {self.backbone!r} and task {self.task!r} has no id: "
                 "expected the content hashes of both; give backbone_hash and task_hash"
             )
-        return digest(
-            {
-                "version": TRIAL_VERSION,
-                "backbone": self.backbone_hash,
-                "design": self.design,
-                "task": self.task_hash,
-                "seed": self.seed,
-                "protocol": self.protocol.model_dump(mode="json"),
-            }
-        )
+        return _id(self._treatment, self.task_hash, self.seed)
 
-    def planned(self, how: str) -> Trial:
-        """Return the trial with another `plan`."""
-        return replace(self, plan=how)
+    @cached_property
+    def _treatment(self) -> str:
+        """What the trials of a design under one protocol have in common, as a part of canonical JSON."""
+        protocol = self.protocol.model_dump(mode="json")
+        return canonical_json({"backbone": self.backbone_hash, "design": self.design, "protocol": protocol})[1:-1]
+
+    def on(self, task: str, task_hash: str, seed: int) -> Trial:
+        """Return the same on another task or seed, its id included: what both have in common is computed once."""
+        other = Trial(
+            self.backbone, self.design, task, seed, self.protocol, self.role, tunes=self.tunes, plan=self.plan,
+            backbone_hash=self.backbone_hash, task_hash=task_hash,
+        )  # fmt: skip
+        other.__dict__["id"] = _id(self._treatment, task_hash, seed)
+        return other
+
+    def planned(self, how: str, pruning: Pruning | None = None) -> Trial:
+        """Return the trial with another `plan`, and as it may be pruned."""
+        return replace(self, plan=how, pruning=pruning)
 
     def label(self) -> str:
         """Return one short line for people: what is trained, what is tried, on which task, with which seed."""
@@ -103,7 +119,8 @@ class Trial:
         return f"{' '.join(words)} · {self.task} · seed {self.seed}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the trial as JSON values."""
+        """Return the trial as JSON values; of the evidence that may prune it, which many share, the digest."""
+        pruning = self.pruning
         return {
             "backbone": self.backbone,
             "backbone_hash": self.backbone_hash,
@@ -115,12 +132,30 @@ class Trial:
             "role": self.role,
             "tunes": list(self.tunes),
             "plan": self.plan,
+            "pruning": pruning and {"evidence": pruning.evidence.digest, "place": pruning.place},
         }
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Trial:
-        """Return the trial that `to_json` wrote."""
-        return cls(**{**data, "protocol": Protocol(**data["protocol"]), "tunes": tuple(data["tunes"])})
+    def from_json(cls, data: dict[str, Any], evidence: Mapping[str, Evidence] = MappingProxyType({})) -> Trial:
+        """Return the trial that `to_json` wrote, given evidence by its digest."""
+        told = data["pruning"]
+        own = {
+            "protocol": Protocol(**data["protocol"]),
+            "tunes": tuple(data["tunes"]),
+            "pruning": told and Pruning(evidence[told["evidence"]], told["place"]),
+        }
+        return cls(**{**data, **own})
+
+
+def _id(treatment: str, task_hash: str, seed: int) -> str:
+    """Hash one canonical JSON text, made of two parts that follow each other in the order of its keys."""
+    return hashlib.sha256(f"{{{treatment},{_replicate(task_hash, seed)}}}".encode()).hexdigest()
+
+
+@lru_cache(maxsize=65536)
+def _replicate(task_hash: str, seed: int) -> str:
+    """Return what the trials of one task and seed have in common, as the rest of that canonical JSON."""
+    return canonical_json({"seed": seed, "task": task_hash, "version": TRIAL_VERSION})[1:-1]
 
 
 def design_words(design: Mapping[str, Any], keys: Collection[str] | None = None) -> str:
@@ -178,8 +213,10 @@ class Pack:
 
     def to_json(self) -> str:
         """Return the pack as one JSON document."""
+        evidence = {trial.pruning.evidence.digest: trial.pruning.evidence for trial in self.trials if trial.pruning}
         return json.dumps(
             {
+                "evidence": {name: each.to_json() for name, each in evidence.items()},
                 "trials": [trial.to_json() for trial in self.trials],
                 "backbone": self.backbone,
                 "tasks": {name: spec.to_json() for name, spec in self.tasks.items()},
@@ -206,22 +243,32 @@ class Pack:
         from study.tasks.specs import TaskSpec
 
         form = _PackForm.model_validate_json(text)
-        values = {name: getattr(form, name) for name in _PackForm.model_fields}
-        values["trials"] = tuple(
-            Trial(**{**{name: getattr(each, name) for name in _TrialForm.model_fields}, "tunes": tuple(each.tunes)})
-            for each in form.trials
-        )
+        if any(each.digest != name for name, each in form.evidence.items()):
+            raise ValueError("it is no pack: its evidence is not that of the digest it stands under")
+        values = {name: getattr(form, name) for name in _PackForm.model_fields if name != "evidence"}
         try:
+            values["trials"] = tuple(Trial.from_json(each.model_dump(), form.evidence) for each in form.trials)
             values["tasks"] = {name: TaskSpec.from_json(spec) for name, spec in form.tasks.items()}
         except (KeyError, TypeError) as error:
-            raise ValueError(f"it is no pack: its tasks are not of the form that is expected ({error})") from error
+            raise ValueError(f"it is no pack: its parts are not of the form that is expected ({error})") from error
         return cls(**values)
 
 
-class _TrialForm(BaseModel):
-    """What `Trial.to_json` writes."""
+class _Form(BaseModel):
+    """A part of a pack's JSON."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class _PruningForm(_Form):
+    """How one trial may be pruned: the digest of the evidence, and its place."""
+
+    evidence: str
+    place: int = Field(ge=0, lt=10**6)
+
+
+class _TrialForm(_Form):
+    """What `Trial.to_json` writes."""
 
     backbone: str
     backbone_hash: str
@@ -233,13 +280,13 @@ class _TrialForm(BaseModel):
     role: str
     tunes: list[Literal[*Protocol.model_fields]]  # type: ignore[valid-type]
     plan: str
+    pruning: _PruningForm | None
 
 
-class _PackForm(BaseModel):
+class _PackForm(_Form):
     """What `Pack.to_json` writes."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
-
+    evidence: dict[str, Evidence]
     trials: list[_TrialForm]
     backbone: str | dict[str, str]
     tasks: dict[str, dict[str, Any]]
@@ -259,11 +306,12 @@ class TrialResult:
 
     Attributes
     ----------
-    status : {"done", "diverged", "failed", "out_of_memory"}
+    status : {"done", "diverged", "pruned", "failed", "out_of_memory"}
     error : str
         The reason, for people; empty when done.
     scores : dict of str to float
-        Of the whole trial; one that is missing or cannot be computed is left out or NaN.
+        Of the whole trial, so none of one that was pruned; a score that is missing or cannot be computed is left out or
+        NaN.
     columns : dict
         Other columns of the row (`study.store.MEASURED` names them).
     images : list of dict

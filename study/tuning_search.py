@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
 from study.canonical import canonical_json
-from study.strategies.ask_tell import AskTell, Settings, Tell, Worst
+from study.strategies.ask_tell import AskTell, Settings, Tell, Told, Worst
 
 if TYPE_CHECKING:
     import optuna
@@ -111,13 +111,13 @@ class Searched:
         def telling() -> Tell[dict[str, Any]]:
             worst = Worst(higher)
 
-            def tell(generation: list[dict[str, Any]]) -> list[tuple[float, ...]] | None:
+            def tell(generation: list[dict[str, Any]]) -> list[Told] | None:
                 found = [scores(values) for values in generation]
                 known = [own for own in found if own is not None]
                 if len(known) < len(found):
                     return None
                 worst.see(value for own in known for some in own for value in some)
-                return [(fmean(fmean(map(worst.fill, some)) for some in own),) for own in known]
+                return [Told((fmean(fmean(map(worst.fill, some)) for some in own),)) for own in known]
 
             return tell
 

@@ -28,7 +28,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from study.atomic import look_anew
 from study.claims import Claims
 from study.process import LOG, Judge, Process
 from study.store import Store
@@ -103,7 +102,7 @@ def run_file(path: Path, store: Store, run: Runtime, emit: Emit) -> None:
     def progress(trial: Trial, step: int, steps: int) -> None:
         emit({"event": "step", "trial": trial.id, "step": step, "steps": steps})
 
-    look_anew(store.folder / "trials")
+    store.look_anew()
     left = tuple(trial for trial in pack.trials if not store.has(trial.id, attempt(trial)))
     if left:
         run(replace(pack, trials=left), sink, progress, claim)

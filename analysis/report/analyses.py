@@ -102,9 +102,9 @@ def analyse(content: ReportContent, of: Sequence[str], designs: int) -> Analyses
     factors, blocks = list(content.factors), list(content.blocks)
     there = frame[frame[response].notna()]
     varying = [f for f in factors if there[f].nunique() > 1]
-    crossed = [":".join(content.pair)] if content.pair else "none"
+    crossed = [":".join(content.pair)] if content.pair else []
     model: dict[str, Any] = {"factors": factors, "blocks": blocks}
-    terms: dict[str, Any] = {**model, "interactions": crossed}
+    terms: dict[str, Any] = {**model, "interactions": [*crossed, *content.interactions] or "none"}
     several_tasks = "task" in blocks and there["task"].nunique() > 1
     scores = [s for s in dict.fromkeys([response, *content.scores]) if s in frame and frame[s].notna().any()]
 

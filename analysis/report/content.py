@@ -10,8 +10,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.confirmation_result import Confirmation
+from analysis.declared import across_interactions
 from analysis.figures import PictureRow
 from analysis.recommended import Recommendation
+from analysis.recommended_across import RecommendedAcross
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,11 @@ class Recommended:
         The recipe itself.
     design : mapping
         Every key of the design with its value, those that all designs share included.
+    across : RecommendedAcross or None
+        Of a study with several backbones: all that is recommended. ``result`` is then the recommendation for all of
+        them, None where each has its own; ``code``, ``recipe`` and ``design`` are those of ``each``.
+    each : mapping of str to Recommended
+        Backbone → what is recommended on it.
     """
 
     result: Recommendation | None
@@ -76,6 +83,19 @@ class Recommended:
     code: Sequence[Snippet] = ()
     recipe: Snippet | None = None
     design: Mapping[str, object] = field(default_factory=dict)
+    across: RecommendedAcross | None = None
+    each: Mapping[str, Recommended] = field(default_factory=dict)
+
+    @property
+    def named(self) -> bool:
+        """Whether a design is recommended."""
+        return self.result is not None or bool(self.each)
+
+    def design_on(self, backbone: str) -> Mapping[str, object]:
+        """The design that is recommended on a backbone; empty where none is."""
+        if self.across is None:
+            return self.design
+        return self.each[backbone].design if backbone in self.each else {}
 
 
 @dataclass(frozen=True)
@@ -151,6 +171,9 @@ class ReportContent:
         As :func:`analysis.anova` takes them, the two of ``pair`` included.
     pair : (str, str) or None
         Two of the factors whose valid combinations are the designs compared; None: the first factor is.
+    across : str
+        The factor that is a condition of the others, such as the backbone: their interactions with it are in the model.
+        Empty where there is none.
     scores : sequence of str
         Columns to list beside the response.
     cautions : sequence of str
@@ -196,6 +219,7 @@ class ReportContent:
     factors: Sequence[str]
     blocks: Sequence[str] = ()
     pair: tuple[str, str] | None = None
+    across: str = ""
     scores: Sequence[str] = ()
     cautions: Sequence[str] = ()
     higher_is_better: bool = True
@@ -215,3 +239,8 @@ class ReportContent:
     reuse: Sequence[Snippet] = ()
     backbone: str = ""
     provenance: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def interactions(self) -> list[str]:
+        """The interactions that are in the model besides that of the pair."""
+        return across_interactions(self.factors, self.across) if self.across else []

@@ -254,6 +254,14 @@ def best(content: ReportContent, found: Analyses) -> list[Block]:
     )
     shown, said = both_ends(rows)
     blocks: list[Block] = [Text(words)] if (words := may_be_best(result)) else []
+    if content.across:
+        blocks.append(
+            Text(
+                f"These comparisons are of effects averaged over the {content.across}s, as if they were the same on "
+                "each; the recommendation above compares designs on each by its own trials too.",
+                "small",
+            )
+        )
     elsewhere = found.best_on_new_tasks
     if elsewhere is not None and elsewhere.result is not None:
         there = elsewhere.result.rows[elsewhere.result.rows["lower"].notna()]

@@ -13,7 +13,7 @@ from analysis.anova_table import AnovaTable, TermRow
 from analysis.components import Connection, connect
 from analysis.declared import RESIDUAL
 from analysis.front import on_front
-from analysis.means import cell_means, marginal_means
+from analysis.means import cell_means, crossed, marginal_means
 from analysis.report.content import ReportContent
 from analysis.sample import read_sample
 
@@ -53,8 +53,8 @@ def find(content: ReportContent) -> Findings:
     table, elsewhere, fault = None, None, ""
     given = content.frame, content.response, content.factors, content.blocks
     try:
-        table = anova(*given, error=RESIDUAL, pair=content.pair)
-        others = anova(*given, pair=content.pair)
+        table = anova(*given, interactions=content.interactions, error=RESIDUAL, pair=content.pair)
+        others = anova(*given, interactions=content.interactions, pair=content.pair)
         elsewhere = others["pair" if content.pair else content.factors[0]] if others.error != RESIDUAL else None
     except InputFault as reason:
         fault = str(reason)
@@ -77,7 +77,11 @@ def keys(content: ReportContent) -> list[str]:
 
 def _designs(content: ReportContent, rows: pd.DataFrame, connection: Connection | None) -> pd.DataFrame:
     by = keys(content)
-    designs = cell_means(rows, content.response, by, content.blocks, error=RESIDUAL)
+    if content.across and content.across not in by:  # which not every design is on: its own level is taken out
+        model = [*by, content.across], content.blocks, crossed(by), "levels"
+        designs = marginal_means(rows, content.response, by, *model, error=RESIDUAL)
+    else:
+        designs = cell_means(rows, content.response, by, content.blocks, error=RESIDUAL)
     designs = designs[designs["estimable"]].reset_index(drop=True)
     designs.insert(0, "label", [" → ".join(row) for row in designs[by].itertuples(index=False)])
     if connection is not None:
@@ -99,7 +103,7 @@ def _effects(
 ) -> list[tuple[str, pd.DataFrame]]:
     found = []
     factors = [f for f in content.factors if rows[f].nunique() > 1]
-    crossed = [":".join(content.pair)] if content.pair and set(content.pair) <= set(factors) else []
+    paired = [":".join(content.pair)] if content.pair and set(content.pair) <= set(factors) else []
     for component in connection.components if connection is not None else ():
         part = rows
         for column, levels in component.levels.items():
@@ -112,7 +116,7 @@ def _effects(
                     found.append((f"{column} within {component.name}, adjusted for the other factors", means))
     for factor in factors if factors != keys(content) else ():  # else its levels are the designs, compared above
         if factor not in (content.pair or ()):
-            means = _try_means(content, rows, factor, factors, crossed, "cells")
+            means = _try_means(content, rows, factor, factors, paired, "cells")
             if means is not None:
                 found.append((f"{factor}, averaged over the valid combinations of the other factors", means))
     return found

@@ -240,9 +240,10 @@ def _failures(content: ReportContent, found: Analyses | None) -> tuple[Block, ..
 def _method(content: ReportContent) -> tuple[Block, ...]:
     of = " and ".join(content.pair) if content.pair else content.factors[0]
     taken = f" Blocks taken out first: {', '.join(content.blocks)}." if content.blocks else ""
+    crossed = f" Interactions in the model besides: {', '.join(content.interactions)}." if content.interactions else ""
     said = [
         f"Every trial trains one design on one task with one seed and is scored by {content.response}. Designs are "
-        f"compared by {of}; factors in the model: {', '.join(content.factors)}.{taken}",
+        f"compared by {of}; factors in the model: {', '.join(content.factors)}.{crossed}{taken}",
         "Sums of squares are differences of least-squares fits (Type II), so forbidden cells and failed trials need no "
         "special case; degrees of freedom are the estimable ones. Tests are against the residual and hold on these "
         "tasks, where nothing else is said.",

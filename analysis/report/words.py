@@ -84,7 +84,8 @@ def design_names(best: BestSet, rows: pd.DataFrame) -> list[str]:
 
 
 def _lost(content: ReportContent) -> list[str]:
-    lost = {k: n for k, n in content.counts.items() if n and k in ("failed", "diverged", "out_of_memory", "missing")}
+    without = ("failed", "diverged", "pruned", "out_of_memory", "missing")
+    lost = {k: n for k, n in content.counts.items() if n and k in without}
     if not lost:
         return []
     parts = ", ".join(f"{n} {k.replace('_', ' ')}" for k, n in lost.items())

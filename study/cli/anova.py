@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from study.cli.rows import PAIR, columns_of, listed, parents, rows
+from study.cli.rows import PAIR, columns_of, crossed_of, listed, parents, rows
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,7 +21,10 @@ def command(
     response: Annotated[str, typer.Option(help="The numeric column to explain.")],
     factors: Annotated[str, typer.Option(help="Columns whose effect is asked for: A,B. `pair` is input and output.")],
     blocks: Annotated[str, typer.Option(help="Columns taken out first: C,D:E.")] = "",
-    interactions: Annotated[str, typer.Option(help="none, all (two-way), or a list: A:B,A:C.")] = "none",
+    interactions: Annotated[
+        str,
+        typer.Option(help="auto (each factor's with `backbone`, if that is one), none, all (two-way), or a list: A:B."),
+    ] = "auto",
     type: Annotated[int, typer.Option(help="Type of sums of squares: 1, 2 or 3.")] = 2,
     error: Annotated[
         str, typer.Option(help="What terms are tested against: auto, residual, or a block such as task.")
@@ -42,9 +45,10 @@ def command(
 
     asked, block_names = listed(factors, "--factors"), listed(blocks, "--blocks")
     within = parents(nested)
-    crossed = interactions if interactions in ("none", "all") else listed(interactions, "--interactions")
     frame = rows(results, [response], columns_of(asked, block_names), where or [])
     pair = PAIR if "pair" in asked and set(PAIR) <= set(frame) - {"pair"} else None
+    whole = [column for name in asked for column in (PAIR if pair and name == "pair" else (name,))]
+    crossed = crossed_of(interactions, frame, response, [name for name in whole if name not in within])
     table = anova(frame, response, asked, block_names, crossed, type, error, pair, within)
     if as_json:
         print(table.to_json())

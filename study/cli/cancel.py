@@ -1,7 +1,8 @@
-"""`adapter-study cancel`: end the jobs of a study that wait or run on a cluster."""
+"""`adapter-study cancel`: end the jobs and tasks of a study that wait or run on a cluster."""
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -10,18 +11,21 @@ import typer
 from study.cli.shared import StudyFile
 from study.executors import records, slurm_jobs
 from study.executors.local import WorkerFault
+from study.executors.records import Record
 from study.executors.slurm import submitted
+from study.process import Judge
 from study.study import Study
+from study.trial import Pack
 
 
 def command(
     study: StudyFile,
     store: Annotated[str | None, typer.Option(help="Folder of the store, instead of the study's own.")] = None,
 ) -> None:
-    """End the jobs of a study that wait or run on a cluster.
+    """End the jobs and tasks of a study that wait or run on a cluster.
 
-    Trials that have ended keep their results. A `run` that watches the jobs would submit what is missing again: end it
-    first, with Ctrl-C.
+    Trials that have ended keep their results. A `run` that watches jobs of SLURM would submit what is missing again:
+    end it first, with Ctrl-C. A `run` on Ray ends within seconds, wherever it is, and its tasks with it.
     """
     loaded = Study.load(study, store)
     try:
@@ -35,3 +39,14 @@ def command(
     for handle, _ in own:
         records.delete(loaded.store, handle)
     print(f"{len(active)} job{'s' * (len(active) != 1)} ended")
+    tasks = [(handle, record) for handle, pack, record in records.read(loaded.store) if _on_ray(pack, record, loaded)]
+    judge = Judge()
+    told = sum(judge.alive(record.owner) is not False for _, record in tasks)
+    for handle, _ in tasks:
+        records.delete(loaded.store, handle)  # which its driver heeds
+    if told:
+        print(f"{told} pack{'s' * (told != 1)} on Ray cancelled")
+
+
+def _on_ray(pack: Pack, record: Record, study: Study) -> bool:
+    return record.executor == "ray" and pack.study == study.config.name and record.owner.user == os.getuid()

@@ -147,7 +147,8 @@ def _remaining(study: Study) -> Iterator[str]:
         yield f"estimated time: unknown ({fault})"
         return
     rows = study.store.rows()
-    finished = set(rows["id"])
+    found = study.found(rows)
+    finished = {*rows["id"], *(found.pruned if found is not None else ())}
     missing = [trial for trial in trials if trial.id not in finished]
     if len(missing) < len(trials):
         yield f"already in the store: {len(trials) - len(missing)} of {len(trials) + len(waiting)}"

@@ -6,6 +6,7 @@ Only the file of the command that was called is imported, so that `--help` is fa
 from __future__ import annotations
 
 import functools
+import gc
 import importlib
 import importlib.metadata
 import importlib.util
@@ -65,14 +66,19 @@ def shadowed() -> str | None:
 
 
 def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `command` with faults of the input as one message and exit code 2, and Ctrl-C as exit code 130."""
+    """Return `command` with faults of the input as one message and exit code 2, and Ctrl-C as exit code 130.
+
+    Warnings are told in one line each.
+    """
 
     from adapters.faults import InputFault  # not before `shadowed` has looked whose `adapters` this is
+    from study.cli.told import plain_warnings
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:
         try:
-            return command(*args, **kwargs)
+            with plain_warnings():
+                return command(*args, **kwargs)
         except InputFault as fault:
             print(f"adapter-study: {fault}", file=sys.stderr)
             raise typer.Exit(2) from None
@@ -109,6 +115,8 @@ def main() -> None:
     if problem:
         print(problem, file=sys.stderr)
         sys.exit(2)
+    # A plan may have hundreds of thousands of trials, none of them garbage: to search so many often takes long.
+    gc.set_threshold(100_000, 20, 20)
     called = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
     build(called)()
 

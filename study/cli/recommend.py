@@ -24,13 +24,17 @@ def command(
     error: Annotated[
         str, typer.Option(help="What standard errors come from: auto, residual, or a block such as task.")
     ] = "auto",
+    backbone: Annotated[
+        str | None, typer.Option(help="Which backbone the recipe is for, of a study with several; default: its first.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Recommend a design of a study, and write it as a recipe.
 
     The recipe says how surely the design is the best, which others may be, what was excluded and why, and what was not
     tested. With --error task, the default where there are several tasks, that is about new tasks; with residual about
-    those that were run.
+    those that were run. Of a study with several backbones one design is recommended for all of them or, where effects
+    are shown to depend on the backbone, one for each; a recipe is for one backbone.
     """
     from study import recommend
 
@@ -38,17 +42,23 @@ def command(
         raise InputFault(f"-o {output}: expected a file in a folder that is there")
     loaded = Study.load(study, store)
     found = recommend.recommend(loaded, error)
-    recommend.write(output, recommend.recipe(loaded, found))
+    named, own = recommend.on_backbone(loaded, found, backbone)
+    recommend.write(output, recommend.recipe(loaded, found, named))
     kinds = {task.kind: task.own for task in loaded.config.tasks}
-    follow = "\n".join(f"adapter-study train {shlex.quote(str(output))} {own} -o ADAPTER" for own in kinds.values())
+    follow = "\n".join(f"adapter-study train {shlex.quote(str(output))} {words} -o ADAPTER" for words in kinds.values())
+    others = [source.name for source in loaded.config.backbones if source.name != named]
+    if others:
+        follow = f"{output} is for {named}; --backbone {'|'.join(others)} writes another.\n{follow}"
     if as_json:
-        print(json.dumps({"recipe": str(output), **found.to_dict()}, indent=1, allow_nan=False))
+        print(json.dumps({"recipe": str(output), "backbone": named, **found.to_dict()}, indent=1, allow_nan=False))
         print(follow, file=sys.stderr)
         return
+    from analysis.recommended_across import RecommendedAcross
     from study.cli.means import print_table
 
-    shown = found.shown()
-    title = f"{loaded.config.name}: designs by {found.response}"
+    where = f" on {named}" if isinstance(found, RecommendedAcross) and found.apart else ""
+    shown = own.shown()
+    title = f"{loaded.config.name}: designs{where} by {found.response}"
     title += f", the first {_SHOWN} of {len(shown)}" if len(shown) > _SHOWN else ""
     print_table(title, shown.head(_SHOWN), found.explain())
     print()

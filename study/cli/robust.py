@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from study.cli.means import print_table
-from study.cli.rows import PAIR, columns_of, listed, rows
+from study.cli.rows import PAIR, columns_of, crossed_of, listed, rows
 
 
 def command(
@@ -18,7 +18,10 @@ def command(
     response: Annotated[str, typer.Option(help="The numeric column to explain.")],
     factors: Annotated[str, typer.Option(help="Columns whose effect is asked for: A,B. `pair` is input and output.")],
     blocks: Annotated[str, typer.Option(help="Columns taken out first: C,D:E.")] = "",
-    interactions: Annotated[str, typer.Option(help="none, all (two-way), or a list: A:B,A:C.")] = "none",
+    interactions: Annotated[
+        str,
+        typer.Option(help="auto (each factor's with `backbone`, if that is one), none, all (two-way), or a list: A:B."),
+    ] = "auto",
     permutations: Annotated[int, typer.Option(min=99, help="Of the permutation test.")] = 4999,
     where: Annotated[
         list[str] | None, typer.Option(help="Use only rows with COLUMN=VALUE[,VALUE…]; protocol.KEY=VALUE too.")
@@ -38,8 +41,8 @@ def command(
 
     asked, named = listed(factors, "--factors"), listed(blocks, "--blocks")
     asked = [column for name in asked for column in (PAIR if name == "pair" else (name,))]
-    crossed = interactions if interactions in ("none", "all") else listed(interactions, "--interactions")
     frame = rows(results, [response], columns_of(asked, named), where or [])
+    crossed = crossed_of(interactions, frame, response, asked)
     checks = check(frame, response, asked, named, crossed)
     found = robust(frame, response, asked, named, crossed, permutations=permutations)
     failed = failures(frame, response, asked, named, crossed) if frame[response].isna().any() else None

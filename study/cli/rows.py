@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,9 +41,13 @@ def rows(
         If the results cannot be read, a condition is wrong, a response is text, rows that differ in role, backbone or
         protocol are not told apart, or rows were planned because of scores and no condition says that they are meant.
     """
-    from study.store import read_results
+    from study.store import Store, read_results
 
-    frame = select(with_protocol(read_results(results, tuning)), list(where))
+    every = read_results(results, tuning)
+    if results.is_dir() and not tuning and (lost := set(Store(results).pruned()["id"]) - set(every["id"])):
+        told = "trial that was pruned on its way is" if len(lost) == 1 else "trials that were pruned on their way are"
+        print(f"{len(lost)} {told} left out", file=sys.stderr)
+    frame = select(with_protocol(every), list(where))
     check_comparable(frame, list(columns))
     if not any(condition.startswith(f"{_PLAN}=") for condition in where):
         check_planned(frame)
@@ -55,6 +60,21 @@ def columns_of(factors: Sequence[str], blocks: Sequence[str]) -> list[str]:
     """The columns that factors and blocks such as `task:seed` are made of; `pair` is input and output."""
     own = [column for factor in factors for column in ((*PAIR, "pair") if factor == "pair" else (factor,))]
     return [*own, *(column for block in blocks for column in block.split(":"))]
+
+
+def crossed_of(text: str, frame: pd.DataFrame, response: str, factors: Sequence[str]) -> str | list[str]:
+    """Read `--interactions`; "auto" stands for those of each factor with the backbone, if that is a factor.
+
+    Raises
+    ------
+    InputFault
+        If a name is empty.
+    """
+    from analysis.declared import default_interactions
+
+    if text == "auto":
+        return default_interactions(frame, response, factors) or "none"
+    return text if text in ("none", "all") else listed(text, "--interactions")
 
 
 def parents(nested: str) -> dict[str, str]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Annotated, Literal
 
@@ -15,8 +16,10 @@ from adapters.faults import InputFault
 from study.cli.dry_run import describe
 from study.cli.shared import GradientCheckpointing, Offload, StudyFile
 from study.executors.local import WorkerFault
+from study.outcome import Executor
 from study.resources import Resources
 from study.saving import Saving
+from study.space import REFERENCE, check_levels
 from study.study import Study
 
 
@@ -24,8 +27,12 @@ def command(
     study: StudyFile,
     store: Annotated[str | None, typer.Option(help="Folder of the store, instead of the study's own.")] = None,
     only: Annotated[
-        Literal["missing", "failed"], typer.Option(help="failed: run the trials that failed once more, and no others.")
-    ] = "missing",
+        list[str],
+        typer.Option(
+            help="missing (by default); failed: run the trials that failed once more, and no others; "
+            "design=input=SA_in,scale=2: run designs with these levels only. May be given for both."
+        ),
+    ] = [],  # noqa: B006 (typer reads it and never changes it)
     limit: Annotated[int | None, typer.Option(min=1, help="Run at most so many trials.")] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Worker processes: on the CPU they share its cores; or so many a GPU.")
@@ -36,12 +43,19 @@ def command(
     gradient_checkpointing: GradientCheckpointing = False,
     offload: Offload = False,
     executor: Annotated[
-        Literal["local", "slurm"], typer.Option(help="Where trials run: on this machine, or as jobs of SLURM.")
+        Literal["local", "slurm", "ray"],
+        typer.Option(help="Where trials run: on this machine, as jobs of SLURM, or as tasks of Ray."),
     ] = "local",
     partition: Annotated[str | None, typer.Option(help="SLURM: instead of the study's `resources`.")] = None,
     account: Annotated[str | None, typer.Option(help="SLURM: instead of the study's `resources`.")] = None,
     time: Annotated[str | None, typer.Option(help="SLURM: time limit of a job, such as 90m, 8h, 1-12.")] = None,
-    parallel: Annotated[int | None, typer.Option(min=1, help="SLURM: jobs that run at once at most.")] = None,
+    parallel: Annotated[
+        int | None, typer.Option(min=1, help="SLURM, Ray: jobs or tasks that run at once at most.")
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="Ray: auto, HOST:PORT or ray://HOST:PORT of a cluster; else RAY_ADDRESS, or one of its own."),
+    ] = None,
     take_over: Annotated[
         bool, typer.Option("--take-over", help="Run trials too of which it is not known whether others still run them.")
     ] = False,
@@ -50,39 +64,41 @@ def command(
     """Train and score every trial of a study that has no result yet, then print the ANOVA.
 
     With --executor slurm this command may be left at any time (Ctrl-C): jobs go on, the same command takes them over,
-    and `adapter-study cancel` ends them. Several commands, also on several machines, may run one study at once.
+    and `adapter-study cancel` ends them. Tasks of Ray end with this command. Several commands, also on several
+    machines, may run one study at once.
 
     What the study's section `tune` asks for is tuned first. A run may be interrupted at any moment; the same command
     goes on. Exit code 1 if trials of the study failed, or cannot be run because tuning them has failed.
     """
     Saving(gradient_checkpointing, offload).to_environment()
     together = together_of(pack)
+    states, levels = only_of(only)
     loaded = Study.load(study, store)
+    check_levels([*loaded.config.space.designs, REFERENCE], levels)
     asked = {"partition": partition, "account": account, "time": time, "parallel": parallel}
     resources = with_flags(loaded.config.resources, asked, executor)
+    if address is not None and executor != "ray":
+        raise InputFault("got --address, which is for a cluster of Ray; expected --executor ray with it")
     if dry_run:
         print("\n".join(describe(loaded)))
         return
-    jobs = None
-    if executor == "slurm":
-        from study.executors.slurm import SlurmExecutor
-
-        jobs = SlurmExecutor(loaded.store, resources)
+    runner = _runner(executor, loaded, resources, address)
     loaded.fetch()
     for warning in loaded.warnings():
         print(f"warning: {warning}", file=sys.stderr)
     signal.signal(signal.SIGTERM, interrupt)
     try:
-        outcome = loaded.run(
-            only=only, limit=limit, workers=workers, pack=together, executor=jobs, take_over=take_over
-        )
+        with contextlib.redirect_stdout(sys.stderr):  # Ray prints what happens to its nodes
+            outcome = loaded.run(
+                states, limit, workers, pack=together, executor=runner, take_over=take_over, design=levels
+            )
     except WorkerFault as fault:
         print(f"adapter-study: {fault}", file=sys.stderr)
         raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        stored = "interrupted; what had finished is stored, the same command goes on"
+    except KeyboardInterrupt as interruption:
+        stored = f"{str(interruption) or 'interrupted'}; what had finished is stored, the same command goes on"
         on = f"left; jobs go on. The same command takes them over, `adapter-study cancel {study}` ends them"
-        print(f"adapter-study: {stored if jobs is None else on}", file=sys.stderr)
+        print(f"adapter-study: {on if executor == 'slurm' else stored}", file=sys.stderr)
         raise typer.Exit(130) from None
     print(outcome.summary(), file=sys.stderr)
     _print_anova(loaded)
@@ -98,6 +114,21 @@ def command(
         raise typer.Exit(1)
 
 
+def _runner(name: str, study: Study, resources: Resources, address: str | None) -> Executor | None:
+    if name == "slurm":
+        from study.executors.slurm import SlurmExecutor
+
+        return SlurmExecutor(study.store, resources)
+    if name == "ray":
+        from study.executors.ray import RayExecutor
+
+        runner = RayExecutor(study.store, resources, address)
+        if runner.lacking:
+            print(f"warning: no node of the Ray cluster has {runner.lacking}; trials wait for one", file=sys.stderr)
+        return runner
+    return None
+
+
 def with_flags(resources: Resources, flags: Mapping[str, object], executor: str) -> Resources:
     """Return what jobs ask for, with what the command says instead of the study.
 
@@ -107,8 +138,11 @@ def with_flags(resources: Resources, flags: Mapping[str, object], executor: str)
         For a value that is wrong, or that the executor does not take.
     """
     given = {name: value for name, value in flags.items() if value is not None}
-    if given and executor != "slurm":
-        raise InputFault(f"got --{next(iter(given))}, which is for jobs of SLURM; expected --executor slurm with it")
+    for name in given:
+        if name != "parallel" and executor != "slurm":
+            raise InputFault(f"got --{name}, which is for jobs of SLURM; expected --executor slurm with it")
+        if executor == "local":
+            raise InputFault(f"got --{name}, which is for a cluster; expected --executor slurm or ray with it")
     try:
         return Resources(**{**resources.model_dump(), **given})
     except ValidationError as error:
@@ -129,6 +163,34 @@ def together_of(pack: str) -> int | None:
     if pack.isdecimal() and int(pack) > 0:
         return int(pack)
     raise InputFault(f"got --pack {pack}, expected auto or a number of trials of at least 1")
+
+
+def only_of(words: Sequence[str]) -> tuple[Literal["missing", "failed"], dict[str, str]]:
+    """Read what `--only` says: which trials by their state, and the levels of which designs.
+
+    Raises
+    ------
+    InputFault
+        If a word says neither, or something is said twice.
+    """
+    expected = "expected missing, failed, or levels such as design=input=SA_in,output=FFN_in"
+    states: list[Literal["missing", "failed"]] = []
+    levels: dict[str, str] = {}
+    for word in words:
+        if word in ("missing", "failed"):
+            states.append("failed" if word == "failed" else "missing")
+            continue
+        name, _, told = word.partition("=")
+        if name != "design":
+            raise InputFault(f"got --only {word}, {expected}")
+        for part in told.split(","):
+            key, is_, level = (each.strip() for each in part.partition("="))
+            if not (key and is_ and level) or key in levels:
+                raise InputFault(f"got --only {word}, {expected}, each key once")
+            levels[key] = level
+    if len(states) > 1:
+        raise InputFault(f"got --only {' --only '.join(words)}, {expected}; and only one of missing and failed")
+    return states[0] if states else "missing", levels
 
 
 def _print_anova(study: Study) -> None:

@@ -82,6 +82,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
 
 
 def _counts(counts: dict[str, Any]) -> str:
-    finished = counts["done"] + counts["diverged"]
-    others = [f"{counts[name]} {name}" for name in ("diverged", "failed", "out_of_memory", "missing") if counts[name]]
+    finished = counts["done"] + counts["diverged"] + counts["pruned"]
+    states = ("diverged", "pruned", "failed", "out_of_memory", "missing")
+    others = [f"{counts[name]} {name}" for name in states if counts[name]]
     return f"{finished} of {counts['planned']}" + (f" ({', '.join(others)})" if others else "")

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -26,6 +27,7 @@ from study.claims import Claims
 from study.executors import records
 from study.executors.records import Record
 from study.process import LOG, Process
+from study.progress import duration
 from study.store import Store
 from study.trial import Pack
 
@@ -37,8 +39,15 @@ MEMORY = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_thres
 """Settings of glibc's memory for workers: what one step has freed is kept for the next. Given back to the system and
 asked for anew it costs a page fault every 4 KB, a tenth to a sixth of the time on the CPU. Other systems ignore it."""
 
+SILENCE = 3600.0
+"""Seconds without an event after which a worker counts as hanging, unless a study says otherwise."""
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 _TAIL, _END = 5, 1_000_000
 """Lines of a log that are told, and bytes at its end in which they are looked for."""
+
+_NAP = 30
+_OOM = Path("/proc/vmstat")
 
 
 class WorkerFault(RuntimeError):
@@ -47,16 +56,39 @@ class WorkerFault(RuntimeError):
 
 @dataclass(frozen=True)
 class State:
-    """What became of a pack: `queued`, `running`, `done`, or `lost` with its worker, for the reason given."""
+    """What became of a pack: `queued`, `running`, `done`, or `lost` with its worker, for the reason given.
+
+    `memory` says that the worker was killed because the machine's memory ran out.
+    """
 
     name: Literal["queued", "running", "done", "lost"]
     log: Path | None = None
     reason: str = ""
+    memory: bool = False
+
+
+def killed_for_memory() -> int | None:
+    """Return how many processes Linux has killed for want of memory since the machine was started; None elsewhere."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return int(_OOM.read_text().split("oom_kill ")[1].split()[0])
+    return None
 
 
 @dataclass
 class _Hand:
-    """A worker process; `pack` is the handle of the pack it runs."""
+    """A worker process.
+
+    Attributes
+    ----------
+    pack : str, optional
+        The handle of the pack it runs.
+    heard : float
+        When it told something last.
+    killed_for_memory : int, optional
+        How many processes had been killed for want of memory when it began.
+    hangs : bool
+        Whether it was ended because it told nothing for too long.
+    """
 
     device: str
     process: subprocess.Popen[str]
@@ -64,6 +96,9 @@ class _Hand:
     log: Path
     ready: bool = False
     pack: str | None = None
+    heard: float = field(default_factory=time.monotonic)
+    killed_for_memory: int | None = field(default_factory=killed_for_memory)
+    hangs: bool = False
 
 
 def driver() -> str | None:
@@ -107,6 +142,18 @@ def environment(threads: int, log: str) -> dict[str, str]:
     return told
 
 
+def only_visible(device: str) -> tuple[str, dict[str, str]]:
+    """Return what a worker is to call its device, and the environment in which it sees no other GPU.
+
+    What the user lets this process see of the GPUs, by numbers or names, is what they are counted in.
+    """
+    kind, _, index = device.partition(":")
+    if kind != "cuda":
+        return device, {}
+    visible = os.environ.get(VISIBLE)
+    return kind, {VISIBLE: index if visible is None else visible.split(",")[int(index)].strip()}
+
+
 def tail(log: Path) -> list[str]:
     """Return the last lines of a log that say something."""
     with contextlib.suppress(OSError):
@@ -119,6 +166,16 @@ def last_lines(log: Path) -> list[str]:
     with log.open("rb") as opened:
         opened.seek(max(0, opened.seek(0, os.SEEK_END) - _END))
         return printable(opened.read(_END).decode("utf-8", errors="replace")).splitlines()
+
+
+def how_ended(code: int) -> str:
+    """Say how a process ended."""
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+
+def end_of(log: Path) -> str:
+    """Say what a log ends with, and where it is."""
+    return f"the end of its log {log}: {' | '.join(tail(log)) or '(empty)'}"
 
 
 @dataclass
@@ -134,18 +191,22 @@ class LocalExecutor:
         Called with every event of a worker, as `study.worker` describes them, from within `poll`.
     command : sequence of str
         Starts a worker; the store and `--device` are added.
+    silence : float
+        Seconds after which a worker that told nothing, no step of training or drawing, is taken to hang and is killed.
     """
 
     store: Store
     devices: Sequence[str]
     listen: Callable[[dict[str, Any]], None] = lambda event: None
     command: Sequence[str] = WORKER
+    silence: float = SILENCE
     _states: dict[str, State] = field(default_factory=dict, init=False)
-    _queue: deque[str] = field(default_factory=deque, init=False)
+    _queue: deque[tuple[str, Pack]] = field(default_factory=deque, init=False)
     _hands: list[_Hand] = field(default_factory=list, init=False)
     _heard: queue.Queue[tuple[_Hand, dict[str, Any] | None]] = field(default_factory=queue.Queue, init=False)
     _stillborn: int = field(default=0, init=False)
     _started: int = field(default=0, init=False)
+    _polled: float = field(default_factory=time.monotonic, init=False)
 
     def attach(self, listen: Callable[[dict[str, Any]], None]) -> None:
         """Have every event of a worker, as `study.worker` describes them, passed on from within `poll`."""
@@ -161,15 +222,11 @@ class LocalExecutor:
         return {}
 
     def submit(self, packs: Iterable[Pack]) -> list[str]:
-        """Write packs as JSON files and queue them; return a handle for each."""
-        handles = []
-        for pack in packs:
-            handle = uuid.uuid4().hex
-            records.write(self.store, handle, pack, Record("local", Process.of(os.getpid())))
-            self._states[handle] = State("queued")
-            self._queue.append(handle)
-            handles.append(handle)
-        return handles
+        """Queue packs, which become JSON files when a worker is given them; return a handle for each."""
+        queued = [(uuid.uuid4().hex, pack) for pack in packs]
+        self._states.update((handle, State("queued")) for handle, _ in queued)
+        self._queue.extend(queued)
+        return [handle for handle, _ in queued]
 
     def poll(self, seconds: float = 0.5) -> dict[str, State]:
         """Feed idle workers, wait up to `seconds` for news, and return the state of every pack.
@@ -186,6 +243,7 @@ class LocalExecutor:
             self._hear(*self._heard.get(timeout=seconds))
             while True:
                 self._hear(*self._heard.get_nowait())
+        self._end_silent()
         states = dict(self._states)
         for handle, state in states.items():
             if state.name in ("done", "lost"):
@@ -196,7 +254,7 @@ class LocalExecutor:
     def cancel(self, handles: Iterable[str]) -> None:
         """Forget packs; a worker that runs one of them is ended, and what it had not committed is not run."""
         doomed = set(handles)
-        self._queue = deque(handle for handle in self._queue if handle not in doomed)
+        self._queue = deque((handle, pack) for handle, pack in self._queue if handle not in doomed)
         for hand in [hand for hand in self._hands if hand.pack in doomed]:
             self._end(hand)
         for handle in doomed:
@@ -213,7 +271,7 @@ class LocalExecutor:
         idle = [hand for hand in self._hands if hand.ready and hand.pack is None]
         for hand in idle:
             if self._queue:
-                self._give(hand, self._queue.popleft())
+                self._give(hand, *self._queue.popleft())
         # A worker is started for a device only while there is a pack left for it.
         coming = sum(not hand.ready for hand in self._hands)
         for device in self._idle():
@@ -221,6 +279,19 @@ class LocalExecutor:
                 break
             self._start(device)
             coming += 1
+
+    def _end_silent(self) -> None:
+        """Kill workers that hang; the end of their output is heard like that of any other."""
+        now = time.monotonic()
+        slept, self._polled = now - self._polled > _NAP, now
+        for hand in self._hands:
+            if slept:  # then so did the threads that listen, and what workers told meanwhile is still to be heard
+                hand.heard = now
+            patience = self.silence if hand.ready else max(self.silence, SILENCE)
+            busy = hand.pack is not None or not hand.ready
+            if busy and now - hand.heard > patience and not hand.hangs:
+                hand.hangs = True
+                _kill(hand.process)
 
     def _idle(self) -> list[str]:
         free = list(self.devices)
@@ -233,15 +304,17 @@ class LocalExecutor:
         self.store.logs.mkdir(parents=True, exist_ok=True)
         # A name that no link in a stranger's store can have been given before.
         log = self.store.logs / f"worker-{os.getpid()}-{self._started}-{uuid.uuid4().hex[:8]}.log"
+        name, visible = only_visible(device)
+        told_to = environment(max(1, cores() // len(self.devices)), str(log.relative_to(self.store.folder)))
         with log.open("x") as told:
             process = subprocess.Popen(
-                [*self.command, str(self.store.folder), "--device", device],
+                [*self.command, str(self.store.folder), "--device", name],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=told,
                 text=True,
                 encoding="utf-8",
-                env=environment(max(1, cores() // len(self.devices)), str(log.relative_to(self.store.folder))),
+                env={**told_to, **visible},
                 start_new_session=True,  # Ctrl-C is for the driver, which ends its workers itself
             )
         hand = _Hand(device, process, Process.of(process.pid), log)
@@ -256,9 +329,10 @@ class LocalExecutor:
                     self._heard.put((hand, json.loads(line)))
         self._heard.put((hand, None))
 
-    def _give(self, hand: _Hand, handle: str) -> None:
+    def _give(self, hand: _Hand, handle: str, pack: Pack) -> None:
         assert hand.process.stdin is not None
-        hand.pack = handle
+        records.write(self.store, handle, pack, Record("local", Process.of(os.getpid())))
+        hand.pack, hand.heard = handle, time.monotonic()
         self._states[handle] = State("running", hand.log)
         with contextlib.suppress(BrokenPipeError):  # it died idle; its end of file is about to be heard
             hand.process.stdin.write(f"{records.file(self.store, handle)}\n")
@@ -267,6 +341,7 @@ class LocalExecutor:
     def _hear(self, hand: _Hand, event: dict[str, Any] | None) -> None:
         if hand not in self._hands:
             return
+        hand.heard = time.monotonic()
         if event is None:
             self._bury(hand)
         elif event["event"] == "ready":
@@ -283,12 +358,20 @@ class LocalExecutor:
     def _bury(self, hand: _Hand) -> None:
         self._hands.remove(hand)
         code = _reap(hand.process)
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        end = " | ".join(tail(hand.log))
-        reason = f"the worker {how}; the end of its log {hand.log}: {end or '(empty)'}"
+        before, now = hand.killed_for_memory, killed_for_memory()
+        memory = code == -signal.SIGKILL and not hand.hangs and before is not None and now is not None and now > before
+        how = how_ended(code)
+        if hand.hangs:
+            how = (
+                f"told nothing for {duration(self.silence)} and was killed (`resources: {{silence: 2h}}` in the study "
+                "gives it longer)"
+            )
+        elif memory:
+            how += ", as Linux does when the machine's memory runs out, and it says that it did"
+        reason = f"the worker {how}; {end_of(hand.log)}"
         if hand.pack is not None:
             self._free(hand)
-            self._states[hand.pack] = State("lost", hand.log, reason)
+            self._states[hand.pack] = State("lost", hand.log, reason, memory)
         elif not hand.ready:
             self._stillborn += 1
             if self._stillborn == STARTS:
@@ -296,8 +379,7 @@ class LocalExecutor:
 
     def _end(self, hand: _Hand) -> None:
         self._hands.remove(hand)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(hand.process.pid, signal.SIGKILL)
+        _kill(hand.process)
         _reap(hand.process)
         if hand.pack is not None:
             self._free(hand)
@@ -306,6 +388,11 @@ class LocalExecutor:
         """Free what a dead worker held, for drivers on other machines, which cannot tell that it is dead."""
         with contextlib.suppress(OSError):
             Claims(self.store.claims).free(hand.who)
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _reap(process: subprocess.Popen[str]) -> int:

@@ -31,7 +31,7 @@ class Record:
 
     Attributes
     ----------
-    executor : {"local", "slurm"}
+    executor : {"local", "slurm", "ray"}
     owner : Process
         The driver.
     name, index

@@ -6,8 +6,6 @@ trials are done is asked of the store only.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import time
 import uuid
@@ -18,7 +16,8 @@ from typing import Any
 
 from adapters.faults import InputFault
 from study.executors import records, slurm_jobs
-from study.executors.local import WORKER, State, WorkerFault, tail
+from study.executors.events import read_on
+from study.executors.local import WORKER, State, WorkerFault, end_of
 from study.executors.records import Record
 from study.executors.slurm_jobs import Job
 from study.executors.slurm_worker import NOTICE, PackJob
@@ -204,17 +203,10 @@ class SlurmExecutor:
 
     def _hear(self, given: _Given, job: Job) -> None:
         """Pass on what the worker has told since the last time."""
-        log = self._log(job, "out")
-        with contextlib.suppress(OSError):
-            with log.open("rb") as opened:
-                opened.seek(given.read)
-                whole, newline, _ = opened.read().rpartition(b"\n")
-            given.read += len(whole) + len(newline)
-            for line in whole.splitlines():
-                with contextlib.suppress(ValueError, KeyError, TypeError):  # other lines are submitit's own
-                    event = json.loads(line)
-                    if event["event"] in ("step", "result"):
-                        self.listen(event)
+        events, given.read = read_on(self._log(job, "out"), given.read)
+        for event in events:
+            if event["event"] in ("step", "result"):
+                self.listen(event)
 
     def _log(self, job: Job, kind: str) -> Path:
         return log_of(self.store, job, kind)
@@ -257,9 +249,7 @@ def ended(store: Store, job: Job | None) -> State:
     state = job.state if not job.active else slurm_jobs.ended([job.id]).get(job.id, "")
     how = f"ended as {state}" if state else "is not known to SLURM any more"
     log = log_of(store, job)
-    end = " | ".join(tail(log))
-    reason = f"the SLURM job {job.id} {how}; the end of its log {log}: {end or '(empty)'}"
-    return State("lost", log if log.exists() else None, reason)
+    return State("lost", log if log.exists() else None, f"the SLURM job {job.id} {how}; {end_of(log)}")
 
 
 def parameters(resources: Resources, name: str) -> dict[str, Any]:

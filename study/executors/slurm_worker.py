@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from study.executors.local import WORKER, cores, environment
+from study.executors.local import WORKER, cores, environment, how_ended
 from study.executors.slurm_jobs import own_job
 from study.store import Store
 from study.trial import Pack
@@ -68,8 +68,7 @@ class PackJob:
             check=False,
         ).returncode
         if code:
-            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-            raise RuntimeError(f"the worker {how}")
+            raise RuntimeError(f"the worker {how_ended(code)}")
 
     def checkpoint(self) -> Any:
         """Return what the job does when it is started again; None to end it: in its whole time no trial had ended."""

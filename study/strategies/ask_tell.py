@@ -17,7 +17,25 @@ if TYPE_CHECKING:
 
 Sampler = Literal["tpe", "nsga2", "qmc"]
 Item = TypeVar("Item")
-Tell = Callable[[list[Item]], list[tuple[float, ...]] | None]
+
+
+@dataclass(frozen=True)
+class Told:
+    """What Optuna is told of an item.
+
+    Attributes
+    ----------
+    values : tuple of float
+        A score each, NaN where nothing can be said; none of an item that was pruned.
+    on_the_way : tuple of (int, float)
+        Steps of Optuna's, ascending, and the score there.
+    """
+
+    values: tuple[float, ...]
+    on_the_way: tuple[tuple[int, float], ...] = ()
+
+
+Tell = Callable[[list[Item]], list[Told] | None]
 
 STUBBORN = 20
 """Questions in a row that may be answered by what was asked before; then what was never asked is drawn at random."""
@@ -86,14 +104,14 @@ class Generation(Generic[Item]):
         The questions that they answer.
     drawn : list of str
         Those that Optuna did not ask for.
-    values : list of tuple of float
+    told : list of Told
         What was told of them; empty as long as nothing was.
     """
 
     items: dict[str, Item] = field(default_factory=dict)
     asked: list[tuple[optuna.Trial, str]] = field(default_factory=list)
     drawn: list[str] = field(default_factory=list)
-    values: list[tuple[float, ...]] = field(default_factory=list)
+    told: list[Told] = field(default_factory=list)
 
 
 @dataclass
@@ -135,8 +153,8 @@ class AskTell(Generic[Item]):
         Parameters
         ----------
         telling : callable
-            Gives what tells the values of a generation's items, and is called for each generation once, the first one
-            first: None as long as a value is not known, NaN for an item of which nothing can be said.
+            Gives what tells of a generation's items, and is called for each generation once, the first one first: None
+            as long as that of an item is not known.
 
         Returns
         -------
@@ -148,9 +166,9 @@ class AskTell(Generic[Item]):
         from analysis.hyper_importance import quiet
 
         with quiet():
-            tell, before = telling(), [each for each in self._generations if each.values]
+            tell, before = telling(), [each for each in self._generations if each.told]
             told = [tell(list(generation.items.values())) for generation in before]
-            if self.study is None or repr(told) != repr([generation.values for generation in before]):
+            if self.study is None or repr(told) != repr([generation.told for generation in before]):
                 self._begin()  # what was told has changed, so all that followed from it is asked anew
                 tell = telling()
             return self._go_on(tell)
@@ -162,10 +180,10 @@ class AskTell(Generic[Item]):
         self._generations, self._exhausted, self._unused = [], False, self._shuffled()
 
     def _go_on(self, tell: Tell[Item]) -> tuple[list[list[Item]], bool]:
-        """Tell the values of the last generation, if they are known, and ask for the next, as often as there are."""
+        """Tell of the last generation, if all of it is known, and ask for the next, as often as there are."""
         while not self._exhausted:
             left = self.budget - sum(len(each.items) for each in self._generations)
-            if not self._generations or self._generations[-1].values:
+            if not self._generations or self._generations[-1].told:
                 if left <= 0:
                     break
                 found = self._asked(min(self.settings.batch, left) if self.settings.learns else left)
@@ -175,11 +193,11 @@ class AskTell(Generic[Item]):
                 self._generations.append(found)
                 left -= len(found.items)
             last = self._generations[-1]
-            values = tell(list(last.items.values()))
-            if values is None:
+            told = tell(list(last.items.values()))
+            if told is None:
                 return self._planned(), left <= 0
-            last.values = values
-            known = dict(zip(last.items, values, strict=True))
+            last.told = told
+            known = dict(zip(last.items, told, strict=True))
             for trial, key in last.asked:
                 self._tell(trial, known[key])
             for key in last.drawn:
@@ -192,9 +210,9 @@ class AskTell(Generic[Item]):
     def _asked(self, size: int) -> Generation[Item]:
         """Ask for new items; of those that are known already, tell at once."""
         known = {
-            key: values
+            key: told
             for generation in self._generations
-            for key, values in zip(generation.items, generation.values, strict=True)
+            for key, told in zip(generation.items, generation.told, strict=True)
         }
         new: Generation[Item] = Generation()
         repeated = 0
@@ -219,26 +237,28 @@ class AskTell(Generic[Item]):
                 new.asked.append((trial, key))
         return new
 
-    def _tell(self, trial: optuna.Trial, values: tuple[float, ...]) -> None:
-        from optuna.trial import TrialState
+    def _tell(self, trial: optuna.Trial, told: Told) -> None:
+        for step, score in told.on_the_way:
+            trial.report(score, step)
+        state = _state(told)
+        self.study.tell(trial, list(told.values) if state.name == "COMPLETE" else None, state)
 
-        if any(map(math.isnan, values)):
-            self.study.tell(trial, state=TrialState.FAIL)
-        else:
-            self.study.tell(trial, list(values))
-
-    def _add(self, item: Item, values: tuple[float, ...]) -> None:
+    def _add(self, item: Item, told: Told) -> None:
         """Tell of an item that Optuna did not ask for."""
-        from optuna.trial import TrialState, create_trial
+        from optuna.trial import create_trial
 
-        if self.steer is not None and not any(map(math.isnan, values)):
-            params, distributions = self.steer(item)
-            self.study.add_trial(
-                create_trial(
-                    state=TrialState.COMPLETE, params=params, distributions=distributions, values=list(values),
-                    user_attrs={ITEM: self.key(item)},
-                )
-            )  # fmt: skip
+        state = _state(told)
+        if self.steer is None or state.name == "FAIL":
+            return
+        params, distributions = self.steer(item)
+        # A pruned trial's value is its last on the way, as where Optuna is told of one that it asked for.
+        values = list(told.values) or [score for _, score in told.on_the_way[-1:]] or None
+        self.study.add_trial(
+            create_trial(
+                state=state, params=params, distributions=distributions, values=values,
+                intermediate_values=dict(told.on_the_way), user_attrs={ITEM: self.key(item)},
+            )
+        )  # fmt: skip
 
     def _shuffled(self) -> Iterator[Item]:
         """Return the items that can be listed in an order that the seed and their identities decide."""
@@ -248,3 +268,11 @@ class AskTell(Generic[Item]):
                 key=lambda item: hashlib.sha256(f"{self.settings.seed} {self.key(item)}".encode()).digest(),
             )
         )
+
+
+def _state(told: Told) -> optuna.trial.TrialState:
+    from optuna.trial import TrialState
+
+    if not told.values:
+        return TrialState.PRUNED
+    return TrialState.FAIL if any(map(math.isnan, told.values)) else TrialState.COMPLETE

@@ -7,10 +7,11 @@ whoever made the rows, however many at once, and however often the run was inter
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
+from study.pruning import Past, Pruning
 from study.strategies.strategy import Chosen
 
 if TYPE_CHECKING:
@@ -44,6 +45,9 @@ class Problem:
         Score → whether higher is better.
     outcome : callable
         The scores of a cell whose row is final, all NaN if it diverged; None if there is no final row.
+    past : callable
+        What became of a cell that may be pruned so; None as long as there is neither a final row nor one of a trial
+        that was pruned by the same evidence.
     memory : dict
         What a strategy keeps so that it need not find it anew when there are more rows; nothing is lost without it.
     """
@@ -56,6 +60,7 @@ class Problem:
     primary: str
     better: Mapping[str, bool]
     outcome: Callable[[Cell], Mapping[str, float] | None]
+    past: Callable[[Cell, Pruning], Past | None] = lambda cell, pruning: None
     memory: dict[str, Any] = field(default_factory=dict)
 
     def finished(self, cells: Sequence[Cell]) -> bool:
@@ -77,12 +82,21 @@ class Growth:
         Nothing follows, whatever the rows of the last generation say.
     told : str
         What was found, or what it waits for; a sentence.
+    pruning : mapping of cell to Pruning
+        How cells may be pruned, those that may be.
+    pruned : collection of cells
+        Those that were.
+    skipped : int
+        How many cells are not planned because another of their design was pruned.
     """
 
     generations: Sequence[Sequence[Cell]]
     fixed: int
     ended: bool
     told: str
+    pruning: Mapping[Cell, Pruning] = field(default_factory=dict)
+    pruned: Collection[Cell] = ()
+    skipped: int = 0
 
     @property
     def cells(self) -> int:

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,8 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
+
+from study.atomic import write_file
 
 
 def cached(folder: Path, name: str, key: list[Any], make: Callable[[], Tensor]) -> Tensor:
@@ -23,7 +23,12 @@ def cached(folder: Path, name: str, key: list[Any], make: Callable[[], Tensor]) 
     """
     file = folder / f"{name}-{hashlib.sha256(json.dumps(key).encode()).hexdigest()}.safetensors"
     if not file.is_file() or _read(file) is None:
-        _write(file, make())
+        made = _sealed(make())
+
+        def fill(part: Path) -> None:
+            part.write_bytes(made)
+
+        write_file(file, fill)
     latents = _read(file)
     assert latents is not None
     return latents
@@ -49,18 +54,3 @@ def _sealed(latents: Tensor) -> bytes:
     latents = latents.cpu().contiguous()
     digest = hashlib.sha256(save({"latents": latents})).hexdigest()
     return save({"latents": latents}, metadata={"sha256": digest})
-
-
-def _write(file: Path, latents: Tensor) -> None:
-    """Write under a temporary name, sync, rename: another worker sees the whole file or none."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=file.parent, prefix=".making-")
-    try:
-        with os.fdopen(handle, "wb") as opened:
-            opened.write(_sealed(latents))
-            opened.flush()
-            os.fsync(opened.fileno())
-        os.replace(name, file)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -61,7 +61,7 @@ class Cluster:
         self._call("slurmctld", "-c")
         for node in self.nodes:
             (self.folder / node).mkdir(exist_ok=True)
-            self._call("slurmd", "-N", node)
+            self.begin(f"slurmd-{node}")
         end = time.monotonic() + seconds
         while (told := self._states()) != ["idle"] * len(self.nodes):
             if time.monotonic() > end:
@@ -86,6 +86,11 @@ class Cluster:
         end = time.monotonic() + 15
         while Path(f"/proc/{pid}").exists() and time.monotonic() < end:
             time.sleep(0.1)
+
+    def begin(self, name: str) -> None:
+        """Start slurmctld or a node's daemon, also after it was killed, by the names of `kill`."""
+        program, _, node = name.partition("-")
+        self._call(program, *(("-N", node) if node else ()))
 
     def _configuration(self, sock: Path) -> str:
         ports = free_ports(1 + len(self.nodes))

@@ -4,6 +4,7 @@ Run as a program it is the worker (`python fakes.py STORE --device cpu`) or, wit
 """
 
 import json
+import logging
 import math
 import os
 import signal
@@ -21,6 +22,7 @@ from study.study import Study
 from study.trial import Claim, Pack, Progress, Sink, TrialResult
 from study.worker import Runtime, main
 
+log = logging.getLogger(__name__)
 COMMAND = (sys.executable, str(Path(__file__).resolve()))
 SECTIONS = {
     "name": "fake",
@@ -97,13 +99,27 @@ def score_at(rate: float, best: float) -> float:
 def runtime(device: str | None) -> Runtime:
     """A runtime whose trials take FAKE_SECONDS each.
 
-    A design with the activation FAKE_DEADLY kills its worker. FAKE_RATES, a JSON object, names the best learning rate
-    of each method; with it, a trial diverges at rates ten times as high and more.
+    A design with the activation FAKE_DEADLY kills its worker, one with FAKE_FAILING fails. FAKE_RATES, a JSON object,
+    names the best learning rate of each method; with it, a trial diverges at rates ten times as high and more. On its
+    way a trial has its score less what is left of the way. Into the folder FAKE_SPANS goes a file a pack, of which
+    process ran it, on what and when; the first begins when FAKE_WORKERS workers are there.
     """
     pause, deadly = float(os.environ.get("FAKE_SECONDS", "0")), os.environ.get("FAKE_DEADLY")
     rates = json.loads(os.environ.get("FAKE_RATES", "{}"))
 
     def run(pack: Pack, sink: Sink, progress: Progress, claim: Claim) -> None:
+        if (spans := os.environ.get("FAKE_SPANS")) is None:
+            return train(pack, sink, progress, claim)
+        (Path(spans) / f"{os.getpid()}.here").touch()
+        while len(list(Path(spans).glob("*.here"))) < int(os.environ["FAKE_WORKERS"]):
+            time.sleep(0.01)
+        span = {"pid": os.getpid(), "device": device, "visible": os.environ.get("CUDA_VISIBLE_DEVICES")}
+        span |= {"trials": len(pack.trials), "begin": time.monotonic()}
+        train(pack, sink, progress, claim)
+        text = json.dumps({**span, "end": time.monotonic()})
+        (Path(spans) / f"{pack.trials[0].id}.json").write_text(text)
+
+    def train(pack: Pack, sink: Sink, progress: Progress, claim: Claim) -> None:
         for trial in pack.trials:
             if not claim(trial):
                 continue
@@ -114,6 +130,10 @@ def runtime(device: str | None) -> Runtime:
                 time.sleep(pause / 3)
             if deadly and trial.design.get("activation") == deadly:
                 os.kill(os.getpid(), signal.SIGKILL)
+            if trial.design.get("activation") == os.environ.get("FAKE_FAILING", "none"):
+                log.warning("%s failed\nTraceback of it", trial.label())
+                sink(TrialResult(trial, "failed", "no luck"))
+                continue
             value = score(trial.id)
             if trial.design["method"] in rates:
                 rate, best = trial.protocol.learning_rate, rates[trial.design["method"]]
@@ -121,12 +141,24 @@ def runtime(device: str | None) -> Runtime:
                     sink(TrialResult(trial, "diverged", "the loss is nan at step 2", columns={"pack_seconds": pause}))
                     continue
                 value = score_at(rate, best)
+            columns = {"pack_seconds": pause, "device": "cpu"}
+            if trial.pruning is not None:
+                found = {}
+                for percent in trial.pruning.steps(trial.protocol.steps).values():
+                    found[percent] = value - 1 + percent / 100
+                    columns |= {"intermediate_json": json.dumps({"score": "clip_i", "pictures": 1, "values": found})}
+                    if trial.pruning.prunes(found):
+                        columns["pruned_by"] = trial.pruning.by
+                        break
+            if "pruned_by" in columns:
+                sink(TrialResult(trial, "pruned", "pruned on its way", columns=columns))
+                continue
             sink(
                 TrialResult(
                     trial,
                     "done",
                     scores={"clip_i": value},
-                    columns={"pack_seconds": pause, "device": "cpu"},
+                    columns=columns,
                     images=[
                         {"prompt": "a dog", "prompt_index": 0, "picture_seed": seed, "clip_i": value} for seed in (7, 8)
                     ],

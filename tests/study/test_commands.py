@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from study.executors.local import LocalExecutor
 from study.store import Store
 from study.study import Study
 from tests.study import fakes
@@ -123,6 +124,42 @@ def test_finished_study_prints_its_anova_and_failed_trials_exit_with_1(finished)
     study.store.commit(TrialResult(failed, "failed", "it broke"), "fake")
     ended = call("run", str(finished))
     assert ended.returncode == 1 and "it broke" in ended.stderr and "--only failed" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        (["best"], "got --only best, expected missing, failed, or levels such as design=input=SA_in"),
+        (["design=SA_in"], "got --only design=SA_in, expected missing, failed, or levels"),
+        (["design="], "got --only design=, expected"),
+        (["design=input=SA_in,input=CA_out"], "each key once"),
+        (["failed", "missing"], "only one of missing and failed"),
+        (["design=rank=4"], "no design of this study has the key 'rank'; expected one of method, input"),
+        (["design=input=SA_out"], "no design of this study has input=SA_out; the levels of input are SA_in, CA_out"),
+        (["design=method=none,input=SA_in"], "no design of this study has all of method=none, input=SA_in"),
+    ],
+)
+def test_only_that_says_nothing_of_this_study_is_refused(words, told, tmp_path):
+    ended = call("run", str(fakes.study_file(tmp_path)), *(part for word in words for part in ("--only", word)))
+    assert ended.returncode == 2 and told in ended.stderr and "Traceback" not in ended.stderr, ended.stderr
+    assert not (tmp_path / "store").exists()
+
+
+def test_status_shows_how_a_trial_failed_with_its_log(tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE_FAILING", "silu")
+    loaded = Study.load(fakes.study_file(tmp_path, seeds=1))
+    loaded.run(executor=LocalExecutor(loaded.store, ["cpu"], command=fakes.COMMAND))
+    failures = loaded.status()["failures"]
+    assert len(failures) == fakes.PLANNED // 4
+    by_id = {trial.id: trial for trial in loaded.trials}
+    for failure in failures:
+        label = by_id[failure["id"]].label()
+        assert failure["error"] == "no luck" and Path(failure["log"]).is_file()
+        assert failure["lines"][0].endswith(f"{label} failed") and failure["lines"][1] == "Traceback of it"
+    shown = call("status", str(tmp_path / "fake.yaml")).stdout
+    assert f"log {failures[0]['log']}:" in shown and "    Traceback of it" in shown
+    logs = loaded.store.rows()["log"]
+    assert all((loaded.store.folder / log).is_file() for log in logs), "every trial names its log, done ones too"
 
 
 def test_study_results_are_of_its_plan_only(finished, tmp_path):

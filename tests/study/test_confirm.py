@@ -272,7 +272,7 @@ def test_it_runs_to_the_end_stops_at_a_limit_and_goes_on(tmp_path):
         confirming.analyse()
     assert run(confirming, pack=2).counts == {"done": PLANNED}
     assert confirming.status() == {
-        "planned": PLANNED, "done": PLANNED, "diverged": 0, "failed": 0, "out_of_memory": 0, "missing": 0,
+        "planned": PLANNED, "done": PLANNED, "diverged": 0, "pruned": 0, "failed": 0, "out_of_memory": 0, "missing": 0,
     }  # fmt: skip
     attempts = confirming.study.store.attempts()
     assert len(attempts) == before + PLANNED and set(attempts["attempt"]) == {1}

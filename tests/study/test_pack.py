@@ -242,8 +242,9 @@ def test_one_trial_s_misfortune_is_its_own(run, results, monkeypatch, error, sta
 
 
 def test_an_interruption_goes_through_and_leaves_the_backbone_clean(run, results, models, worker):
-    def interrupt(*_):
-        raise KeyboardInterrupt
+    def interrupt(trial, step, steps):
+        if step:  # in the midst of training
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         run([POSITION], progress=interrupt)
@@ -258,10 +259,12 @@ def test_what_the_sink_raises_goes_through(run):
         run([{"method": "none"}], sink=full_disk)
 
 
-def test_progress_names_trial_and_steps(run):
+def test_progress_names_trial_and_steps_and_is_told_while_pictures_are_drawn(run):
     told = []
     run([POSITION], progress=lambda trial, step, steps: told.append((trial.design["input"], step, steps)))
-    assert told == [("CA_out", 6, 6)]
+    assert told == sorted(told) and set(told) == {("CA_out", 0, 6), ("CA_out", 6, 6)}
+    # Once the training, which is looked at every ten steps and at its end; then each of two steps of drawing at least.
+    assert told.count(("CA_out", 6, 6)) >= 1 + PROTOCOL.sampling_steps
 
 
 @pytest.mark.parametrize("change", ["task_hash", "backbone_hash"])

@@ -47,7 +47,7 @@ def score(trial) -> float:
 def ran(study: Study, value=score, status=lambda trial: "done", clip_t=lambda trial: 0.5, more=lambda _: {}) -> Study:
     """Give a study the rows of its trials, as if they had been trained; `more` are other scores."""
     unsynced = pytest.MonkeyPatch()
-    unsynced.setattr("study.atomic._sync", lambda path: None)  # hundreds of rows, and no kill to survive
+    unsynced.setattr("os.fsync", lambda descriptor: None)  # hundreds of rows, and no kill to survive
     for trial in study.trials:
         ended = status(trial) if trial.role == "study" else "missing"
         if ended == "missing":
@@ -110,7 +110,7 @@ def test_the_same_store_gives_the_same_bytes(study, tmp_path):
 def test_json_is_one_document_and_torch_is_not_imported(study, tmp_path):
     code = (
         "import sys; from pathlib import Path; from study.cli import recommend;"
-        f"recommend.command({str(tmp_path / 'fake.yaml')!r}, Path({str(tmp_path / 'out.yaml')!r}), None, 'auto', True);"
+        f"recommend.command({str(tmp_path / 'fake.yaml')!r}, Path({str(tmp_path / 'out.yaml')!r}), as_json=True);"
         "assert 'torch' not in sys.modules"
     )
     done = subprocess.run(
@@ -221,8 +221,10 @@ def test_of_several_backbones_the_recipe_names_one(tmp_path):
     study = Study.load(fakes.study_file(tmp_path, **sections))
     ran(study, value=lambda trial: (trial.backbone == "other") + fakes.score(trial.id) / 100)
     found = recommended(study, "residual")
-    assert found.levels["backbone"] == "other"
-    assert recipe(study, found)["backbone"] == str((tmp_path / "other").resolve())
+    # The better backbone is no better design: a recipe is for the one that is asked for, by default the first.
+    assert "backbone" not in found.on("other").levels
+    assert recipe(study, found)["backbone"] == str((tmp_path / "pipe").resolve())
+    assert recipe(study, found, "other")["backbone"] == str((tmp_path / "other").resolve())
 
 
 def test_train_runs_the_recipe_on_pictures_of_ones_own(tmp_path, monkeypatch):

@@ -259,7 +259,7 @@ def test_tests_take_the_balanced_part_and_say_so(tmp_path):
         ({"kind": "optuna", "trials": 8, "scores": ["clip_i", "clip_i"]}, "clip_i is given twice"),
         ({"kind": "optuna", "trials": 8, "seed": 2**32}, "less than 4294967296"),  # numpy takes no greater one
         ({"kind": "optuna", "trials": 8, "bacth": 2}, "did you mean batch?"),
-        ({"kind": "optuna", "trials": 8, "start": 2}, "expected one of batch, kind, sampler, scores, seed, trials"),
+        ({"kind": "optuna", "trials": 8, "start": 2}, "expected one of batch, kind, pruner, sampler, scores, seed"),
         ({"kind": "optuna", "trials": 0}, "greater than or equal to 1"),
         ({"kind": ["optuna"]}, "expected `factorial` or a subset"),
         ({"kind": "refine", "start": 4, "trials": 24}, "there are 4 replicates"),

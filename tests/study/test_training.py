@@ -1,12 +1,13 @@
 import contextlib
 import functools
 import itertools
+import math
 
 import pytest
 import torch
 from torch import nn
 
-from study.training import Batch, Slot, row_losses, train
+from study.training import Batch, Halts, Slot, row_losses, train
 
 
 class Line(nn.Module):
@@ -113,6 +114,30 @@ def test_progress_is_told():
     assert told == [10, 20, 25]
 
 
+def test_a_halt_ends_a_slot_where_it_says_so_and_changes_no_other():
+    lines, asked = PairOfLines(), []
+
+    def decide(done, sound):
+        asked.append((done, list(sound)))
+        return [0] if done == 7 else []
+
+    slots = [Slot([slope], batches(), 0.05) for slope in lines.slopes]
+    ended, went_on = train(lines, slots, 25, rows=lines.rows, halts=Halts({3, 7, 12}, decide))
+    assert asked == [(3, [0, 1]), (7, [0, 1]), (12, [1])]
+    (short, losses), (long, _) = by_hand(7, 0.05), by_hand(25, 0.05)
+    assert [float(slope) for slope in lines.slopes] == pytest.approx([short, long], rel=1e-9)
+    assert (ended.ended, ended.steps, went_on.ended, went_on.steps) == (True, 7, False, 25)
+    assert [row["loss"] for row in ended.curve] == pytest.approx(losses, rel=1e-9)
+    assert math.isnan(ended.final_loss) and ended.diverged == ""
+
+
+def test_a_slot_that_is_not_sound_is_not_asked_about():
+    lines, asked = PairOfLines(), []
+    slots = [Slot([lines.slopes[0]], batches(), float("inf")), Slot([lines.slopes[1]], batches(), 0.05)]
+    trained = train(lines, slots, 5, rows=lines.rows, halts=Halts({2}, lambda *given: asked.append(given) or []))
+    assert asked == [(2, [1])] and trained[0].diverged and not trained[0].ended
+
+
 class Lines(Line):
     """As many parameters as slots, in float32."""
 
@@ -127,6 +152,14 @@ class Lines(Line):
 
     def predict(self, noisy, timesteps, context):
         return torch.stack([self.slopes[slot] for slot in self.owners]).view(-1, 1, 1, 1) * noisy
+
+
+class PairOfLines(Lines):
+    """Two slots in float64."""
+
+    def __init__(self):
+        nn.Module.__init__(self)
+        self.slopes = nn.ParameterList(torch.tensor(0.3, dtype=torch.float64) for _ in range(2))
 
 
 def floats(weight):

@@ -266,7 +266,7 @@ def test_trials_that_wait_count_as_planned_and_missing(tmp_path):
     assert (status["planned"], status["missing"], status["waiting"]) == (STUDY, STUDY, STUDY)
     assert (status["tune"]["planned"], status["tune"]["missing"]) == (TUNE, TUNE)
     assert status["by_factor"]["method"]["full"] == {
-        "planned": 4, "done": 0, "diverged": 0, "failed": 0, "out_of_memory": 0, "missing": 4,
+        "planned": 4, "done": 0, "diverged": 0, "pruned": 0, "failed": 0, "out_of_memory": 0, "missing": 4,
     }  # fmt: skip
     assert status["next"]["id"] == study.tune_trials[0].id and status["next"]["tunes"] == {"learning_rate": 3e-4}
 
