@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from adapters.designs import edits_of, method_of, normalise
 from adapters.faults import InputFault
 from adapters.insertion import Insertion, check_shapes, insert
+from adapters.reading import read_json
 
 FORMAT = 1
 DESCRIPTION, WEIGHTS = "adapter.json", "adapter.safetensors"
@@ -105,7 +106,7 @@ def read_state(pipe: Any, folder: str | Path) -> dict[str, Tensor]:
     denoiser, text_encoder = parts(pipe)
     edits = edits_of(method_of(read_description(folder)["design"]), denoiser, text_encoder)
     expected = {name: shape for edit in edits for name, shape in edit.shapes().items()}
-    return _read_weights(Path(folder) / WEIGHTS, expected)
+    return read_weights(Path(folder) / WEIGHTS, expected)
 
 
 def read_description(folder: str | Path) -> dict[str, Any]:
@@ -124,11 +125,11 @@ def read_description(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / DESCRIPTION
     if not path.is_file():
         raise InputFault(f"{path} is missing; an adapter folder has {DESCRIPTION} and {WEIGHTS}")
-    if path.stat().st_size > _MAX_BYTES:
-        raise InputFault(f"{path} is larger than {_MAX_BYTES:,} bytes; that is no adapter description")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        content = read_json(path, _MAX_BYTES)
+    except InputFault:
+        raise
+    except (ValueError, OSError) as error:
         raise InputFault(f"{path} is not JSON: {error}") from error
     if not isinstance(content, dict) or content.keys() != _KEYS:
         got = sorted(content) if isinstance(content, dict) else type(content).__name__
@@ -144,7 +145,14 @@ def read_description(folder: str | Path) -> dict[str, Any]:
     return content
 
 
-def _read_weights(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+def read_weights(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Read the weights in a safetensors file, of the names and shapes that are expected.
+
+    Raises
+    ------
+    InputFault
+        For anything else, weights that are not floating-point numbers, or numbers that are not finite.
+    """
     if not path.is_file():
         raise InputFault(f"{path} is missing; an adapter folder has {DESCRIPTION} and {WEIGHTS}")
     try:
@@ -155,7 +163,7 @@ def _read_weights(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[s
                 if part.get_dtype() not in _FLOATS:
                     raise InputFault(f"{path}: {name} has type {part.get_dtype()}; weights are {sorted(_FLOATS)}")
             state = {name: weights.get_tensor(name) for name in expected}
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise InputFault(f"{path} is no safetensors file: {error}") from error
     broken = [name for name, value in state.items() if not torch.isfinite(value).all()]
     if broken:

@@ -147,6 +147,10 @@ def check_columns(frame: pd.DataFrame, columns: Iterable[str]) -> None:
         raise InputFault(f"The results have no column {', '.join(map(repr, missing))}. Columns there: {have}.")
 
 
+LARGEST = 1e100
+"""A response whose squares, and their sums, stay far from the largest number there is."""
+
+
 def _numbers(frame: pd.DataFrame, response: str) -> np.ndarray:
     column = frame[response]
     if not pd.api.types.is_numeric_dtype(column):
@@ -158,6 +162,11 @@ def _numbers(frame: pd.DataFrame, response: str) -> np.ndarray:
     y = column.to_numpy(dtype=float, na_value=np.nan)
     if np.isinf(y).any():
         raise InputFault(f"The response {response!r} is infinite in {int(np.isinf(y).sum())} rows; leave them out.")
+    if (far := np.abs(y) > LARGEST).any():
+        raise InputFault(
+            f"The response {response!r} is beyond {LARGEST:g} in {int(far.sum())} rows, too far to sum squares; "
+            "leave them out, or give the response in another unit."
+        )
     return y
 
 

@@ -35,11 +35,12 @@ import psutil
 from PIL import Image
 
 from benchmarks.common import machine
+from study import sealed
 from study.columns import ROW
 from study.config import SECTIONS
 from study.store import Store, _row
 from study.study import Study
-from study.tables import fill_table, table_of, write_table
+from study.tables import table_of, write_table
 from study.trial import Trial, TrialResult
 
 PICTURES, EDGE = 5, 512
@@ -104,7 +105,8 @@ def fill(root: Path, trials: Sequence[Trial], loose: int) -> None:
         write_table(store.folder / "trials" / f"merged-{'0' * 32}.parquet", table_of(rows, ROW))
         (store.folder / "compacted").touch()
         for each in results[first:]:  # as `commit` does, without waiting for the disk ten thousand times
-            fill_table(store.folder / "trials" / f"{each.trial.id}.1.parquet", table_of([_row(each, "scale", 1)], ROW))
+            row = table_of([_row(each, "scale", 1)], ROW)
+            sealed.write(store.folder / "trials" / f"{each.trial.id}.1.parquet", row)
 
 
 def measured(command: Sequence[str]) -> dict[str, float]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from study.claims import Claims
 from study.executors import records, slurm_jobs
-from study.executors.local import WorkerFault
+from study.executors.local import WorkerFault, last_lines
 from study.process import Judge
 from study.store import Store
 from study.trial import FINAL, Trial
@@ -125,23 +125,31 @@ def _failures(store: Store, names: dict[str, Trial], rows: pd.DataFrame) -> list
         if row["id"] not in names:
             continue
         label, log = names[row["id"]].label(), row.get("log")
-        path = store.folder / log if isinstance(log, str) and log else None
-        there = path is not None and path.resolve().is_relative_to(store.logs.resolve()) and path.is_file()
+        path = _own_log(store, log) if isinstance(log, str) and log else None
         told.append(
             {
                 "id": row["id"],
                 "trial": label,
                 "error": row["error"],
-                "log": str(path) if there else None,
-                "lines": lines_about(path, label) if there and path is not None else [],
+                "log": str(path) if path is not None else None,
+                "lines": lines_about(path, label) if path is not None else [],
             }
         )
     return told
 
 
+def _own_log(store: Store, log: str) -> Path | None:
+    """Return the log that a row names, if it is one of the store's."""
+    path = store.folder / log
+    try:
+        return path if path.resolve().is_relative_to(store.logs.resolve()) and path.is_file() else None
+    except (OSError, RuntimeError, ValueError):  # links in a circle; a name that no file can have
+        return None
+
+
 def lines_about(log: Path, label: str) -> list[str]:
     """Return the last lines of a log that tell how a trial failed; of all of it, if none names the trial."""
-    lines = [line.rstrip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    lines = [line.rstrip() for line in last_lines(log) if line.strip()]
     begins = [index for index, line in enumerate(lines) if f"{label} failed" in line]
     if not begins:
         return lines[-_LINES:]

@@ -43,16 +43,16 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
         for file in part.iterdir():
             sync(file)
         sync(part)
-        if path.exists():
+        if os.path.lexists(path):
             os.rename(path, old)
         os.rename(part, path)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
-        if old.exists() and not path.exists():
+        if os.path.lexists(old) and not path.exists():
             os.rename(old, path)
         raise
     finally:
-        shutil.rmtree(old, ignore_errors=True)
+        remove(old)
     sync(path.parent)
 
 
@@ -102,8 +102,8 @@ def aside(path: Path) -> Path | None:
 
 
 def remove(path: Path) -> None:
-    """Delete a file or a folder, if it is there."""
-    if path.is_dir():
+    """Delete a file or a folder, if it is there; of a link the link."""
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
@@ -123,6 +123,11 @@ def look_anew(folder: Path) -> None:
 def temporary(path: Path) -> Path:
     """Return a name for what is not finished, beside the one it will have."""
     return path.with_name(f"{path.name}.{uuid.uuid4().hex}{TEMPORARY}")
+
+
+def is_number(text: str) -> bool:
+    """Say whether a part of a file's name is a number as a store writes it: `²` and a hundred digits are none."""
+    return text.isascii() and text.isdigit() and len(text) < 10
 
 
 def sync(path: Path) -> None:

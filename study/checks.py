@@ -29,6 +29,7 @@ from study.config import (
 from study.confirm_checks import Confirm, ConfirmCheck
 from study.faults import Faults, Path_, near
 from study.keep import Keep
+from study.paths import place
 from study.pruner_section import PrunerSection
 from study.pruning import WHOLE, Rule
 from study.resources import Resources
@@ -112,6 +113,10 @@ class Check(Faults):
         }
         tune = self._tune(given.get("tune"), tasks, space, protocol_by)
         confirm = self._confirm(given.get("confirm"), tasks, tune)
+        try:
+            place(Path.cwd(), given.get("store", "."))
+        except InputFault as fault:
+            self._fault(("store",), str(fault))
         every = [*tasks, *(tune.tasks if tune else ()), *(confirm.tasks if confirm else ())]
         self._unfit(every, scores, given)
         for task, source in itertools.product(every, backbones):

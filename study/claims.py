@@ -7,14 +7,17 @@ process is dead makes the next; nobody changes or deletes a claim of a trial tha
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from study.atomic import put_new, temporary
+from adapters.reading import read_json
+from study.atomic import is_number, put_new, temporary
 from study.process import Judge, Process
+
+_MOST = 10_000
+"""Bytes of a claim."""
 
 
 @dataclass
@@ -77,7 +80,7 @@ class Claims:
         for file in self.folder.glob("*.json") if self.folder.is_dir() else ():
             id, _, rest = file.stem.partition(".")
             attempt, _, number = rest.partition(".")
-            if attempt.isdigit() and number.isdigit():
+            if is_number(attempt) and is_number(number):
                 keys.add((id, int(attempt)))
         return {key: self._last(*key)[1] for key in sorted(keys)}
 
@@ -89,13 +92,15 @@ class Claims:
         """Return the number of the last claim, from 0 and -1 without one, and whose it is."""
         number, holder = -1, None
         while True:
+            file, found = self._file(id, attempt, number + 1), None
             try:
-                text = self._file(id, attempt, number + 1).read_text(encoding="utf-8", errors="replace")
+                found = Process.from_json(read_json(file, _MOST))
             except FileNotFoundError:
-                return number, holder
-            number, holder = number + 1, None
-            with contextlib.suppress(json.JSONDecodeError):
-                holder = Process.from_json(json.loads(text))
+                if not file.is_symlink():  # a link to nothing has taken the number
+                    return number, holder
+            except (OSError, ValueError):  # garbage holds nothing
+                pass
+            number, holder = number + 1, found
 
     def _put(self, id: str, attempt: int, number: int, process: Process | None) -> bool:
         self.folder.mkdir(parents=True, exist_ok=True)

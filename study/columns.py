@@ -101,3 +101,9 @@ IMAGE = {
     "file": "string",
 }
 """Columns of a picture's row; `file` is relative to the store."""
+
+CURVE = {"id": "string", "attempt": "int64"}
+"""Columns of a recorded step's row, besides what was recorded."""
+
+TABLES = {"trials": ROW, "images": IMAGE, "curves": CURVE}
+"""The tables of a store, each a folder of files."""

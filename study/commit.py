@@ -10,13 +10,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from adapters.reading import parse_json
+from study import sealed
 from study.atomic import aside, put_new, remove, sync, temporary
-from study.tables import Damaged, fill_table, read_table
+from study.tables import Damaged, read_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -127,7 +131,7 @@ def give_back(folder: Path, part: Path) -> bool:
     So ends what somebody began who replaced a winner's piece by his own and was killed before he could put it back.
     """
     path = part.with_name(part.name.rsplit(".", 2)[0])
-    for row in sorted((folder / "trials").glob(f"{path.name.partition('.')[0]}.*.parquet")):
+    for row in sorted((folder / "trials").glob(f"{escape(path.name.partition('.')[0])}.*.parquet")):
         own = (_pieces_of(row) or {}).get(str(path.relative_to(folder)))
         if own is None or digest(part) != own or (path.exists() and digest(path) == own):
             continue
@@ -140,12 +144,15 @@ def give_back(folder: Path, part: Path) -> bool:
 
 
 def digest(path: Path) -> str:
-    """Return the SHA-256 of a file, or of a folder's file names and contents."""
+    """Return the SHA-256 of a file, or of a folder's file names and contents; of what is no file, of its name."""
     total = hashlib.sha256()
-    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-        with file.open("rb") as opened:
-            own = hashlib.file_digest(opened, "sha256").digest()
-        total.update((file.name.encode() if path.is_dir() else b"") + b"\0" + own)
+    folder = path.is_dir() and not path.is_symlink()
+    for file in sorted(path.iterdir()) if folder else [path]:
+        own = b""
+        if file.is_file() and not file.is_symlink():
+            with file.open("rb") as opened:
+                own = hashlib.file_digest(opened, "sha256").digest()
+        total.update((os.fsencode(file.name) if folder else b"") + b"\0" + own)
     return total.hexdigest()
 
 
@@ -169,13 +176,16 @@ def _write(path: Path, fill: Fill) -> _Piece:
 
 def _fill_row(part: Path, table: pa.Table, pieces: Mapping[str, str]) -> None:
     told = {**(table.schema.metadata or {}), _PIECES_KEY: json.dumps(dict(pieces)).encode()}
-    fill_table(part, table.replace_schema_metadata(told))
+    sealed.write(part, table.replace_schema_metadata(told))
 
 
 def _pieces_of(row: Path) -> dict[str, str] | None:
     """Return the digests of a row's pieces; None if there is no whole row, and none of one of an earlier version."""
     try:
-        metadata = read_table(row).schema.metadata or {}
+        metadata = read_table(row, []).schema.metadata or {}
     except (FileNotFoundError, Damaged):
         return None
-    return dict(json.loads(metadata.get(_PIECES_KEY, b"{}")))
+    try:
+        return dict(parse_json(metadata.get(_PIECES_KEY, b"{}")))
+    except (ValueError, TypeError):
+        return {}

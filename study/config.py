@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from study.tasks.specs import TaskSpec
     from study.tuning import Tune
 
-SHIPPED = Path(__file__).parent / "studies"
+SHIPPED, MOST_SEEDS = Path(__file__).parent / "studies", 100_000
 
 
 def _none_yet(value: Any) -> Any:
@@ -119,6 +119,8 @@ def _levels(value: Any) -> Any:
 
 def _seeds(value: Any) -> Any:
     seeds = range(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if isinstance(seeds, range) and value > MOST_SEEDS:
+        raise ValueError(f"got {value}, expected {MOST_SEEDS} at most")
     counts = Counter(map(str, seeds)) if isinstance(seeds, list | tuple | range) else Counter()
     if not counts or max(counts.values()) > 1:
         raise ValueError(f"got {value!r}, expected a count of at least 1, or a list of seeds, each once")
@@ -137,7 +139,7 @@ def _interactions(value: Any) -> Any:
 _Level = Annotated[Any, BeforeValidator(_level)]
 _Levels = Annotated[Any, BeforeValidator(_levels)]
 _SomeLevels = Annotated[list[_Level], BeforeValidator(_listed), Field(min_length=1)]
-_Seeds = Annotated[list[Annotated[int, Field(ge=0, strict=True)]], BeforeValidator(_seeds)]
+_Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**63, strict=True)]], BeforeValidator(_seeds)]
 
 
 class NestedSection(BaseModel):
@@ -239,7 +241,7 @@ _Primary = Literal["clip_i", "clip_t", "dino_i", "dinov2_i", "colour", "fid", "k
 _Score = Literal[_Primary, "noise_difference"]
 _Scores = Annotated[dict[_Score, Any], Field(min_length=1)]
 SECTIONS: dict[str, Any] = {
-    "name": Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")],
+    "name": Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)],
     "backbone": Annotated[list[Any], BeforeValidator(_listed), Field(min_length=1)],
     "factors": Annotated[dict[str, _Levels], Field(min_length=1)],
     "fixed": dict[str, _Level],

@@ -12,13 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Generator, Tensor, nn
 
 from adapters.faults import InputFault
-from adapters.files import DESCRIPTION, WEIGHTS, save
+from adapters.files import DESCRIPTION, WEIGHTS, read_weights, save
 
 FILE = "control.safetensors"
 PARTS = {DESCRIPTION, WEIGHTS, FILE}
@@ -98,18 +96,13 @@ def load_encoder(folder: Path, channels: int, halvings: int) -> ControlEncoder:
     path = folder / FILE
     if not path.is_file():
         raise InputFault(f"{path} is missing; an adapter that follows control maps has its encoder there")
-    try:
-        state = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputFault(f"{path} is no safetensors file: {error}") from error
     encoder = ControlEncoder(channels, halvings)
     expected = {name: tuple(value.shape) for name, value in encoder.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in state.items()}
-    if found != expected:
-        wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-        raise InputFault(f"{path}: {', '.join(wrong[:3])} are not what a denoiser of {channels} first "
-                         f"features, and pictures halved {halvings} times, need")  # fmt: skip
-    if broken := [name for name, value in state.items() if not torch.isfinite(value).all()]:
-        raise InputFault(f"{path}: {broken[0]} holds numbers that are not finite; the file is damaged")
-    encoder.load_state_dict(state)
+    try:
+        encoder.load_state_dict(read_weights(path, expected))
+    except InputFault as fault:
+        raise InputFault(
+            f"{path} is not what a denoiser of {channels} first features, and pictures halved {halvings} times, need: "
+            f"{fault}"
+        ) from fault
     return encoder

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from study.tables import Damaged, files_of, read_table
+from study.columns import TABLES
+from study.tables import Damaged, check_table, files_of
 
 if TYPE_CHECKING:
     from study.store import Store
@@ -20,20 +22,26 @@ DAMAGED = ".damaged"
 """How the name of what was set aside ends."""
 
 
-def set_aside(store: Store) -> list[str]:
+def set_aside(store: Store, rows: Mapping[Path, str]) -> list[str]:
     """Set aside what is damaged and can be made anew by running its trial again; return a sentence for each.
 
     What was merged of pictures and curves stays, as only the numbers of single pictures are lost with it.
+
+    Parameters
+    ----------
+    rows : mapping of Path to str
+        The damaged files of rows, and why they are, as `Store.examined` returns them.
     """
     told = []
-    for file, reason in _damaged(store.folder / "trials"):
+    for file, reason in rows.items():
         lost = "the trials whose rows it held are" if file.name.startswith("merged-") else "its trial is"
         if _aside(file):
             told.append(f"{file} is damaged ({reason}): set aside as {file.name}{DAMAGED}, and {lost} run again")
-    for kind in ("images", "curves"):
-        for file, reason in _damaged(store.folder / kind):
+    own = {file.name for file in files_of(store.folder / "trials") if not file.name.startswith("merged-")}
+    for kind, columns in TABLES.items():
+        for file, reason in _damaged(store.folder / kind, columns, own) if kind != "trials" else ():
             # The row first: were this interrupted, the trial would be run again and the table be replaced.
-            if not file.name.startswith("merged-") and _aside(store.folder / "trials" / file.name):
+            if _aside(store.folder / "trials" / file.name):
                 _aside(file)
                 told.append(f"{file} is damaged ({reason}): set aside with its trial's row, and the trial is run again")
     return told
@@ -52,14 +60,17 @@ def left_out(file: Path, reason: str) -> str:
 
 def set_aside_before(store: Store) -> list[Path]:
     """Return what was set aside so far."""
-    return sorted(file for kind in ("trials", "images", "curves") for file in (store.folder / kind).glob(f"*{DAMAGED}"))
+    return sorted(file for kind in TABLES for file in (store.folder / kind).glob(f"*{DAMAGED}"))
 
 
-def _damaged(folder: Path) -> list[tuple[Path, str]]:
+def _damaged(folder: Path, columns: Mapping[str, str], names: Collection[str]) -> list[tuple[Path, str]]:
+    """Return those of some files that are damaged, and why."""
     found = []
     for file in files_of(folder):
+        if file.name not in names:
+            continue
         try:
-            read_table(file)
+            check_table(file, columns)
         except Damaged as fault:
             found.append((file, str(fault)))
         except FileNotFoundError:  # merged since by `compact`

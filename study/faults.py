@@ -13,6 +13,9 @@ from study.yaml_lines import Lines
 
 Path_ = tuple[str | int, ...]
 
+_LONG, _SHOWN = 1000, 50
+"""Characters of a fault, and faults of a message, that are shown."""
+
 
 class Faults:
     """The faults that were found in one file so far.
@@ -35,8 +38,11 @@ class Faults:
 
     def _raise(self) -> None:
         faults = sorted(dict.fromkeys(self.faults), key=lambda fault: fault[0])
-        shown = [f"  line {line}: {message}" if line else f"  {message}" for line, message in faults]
-        count = "1 fault" if len(shown) == 1 else f"{len(shown)} faults"
+        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+        told = [(line, message if len(message) <= _LONG else f"{message[:_LONG]} …") for line, message in faults]
+        shown = [f"  line {line}: {message}" if line else f"  {message}" for line, message in told[:_SHOWN]]
+        if len(told) > _SHOWN:
+            shown.append(f"  and {len(told) - _SHOWN} more")
         raise InputFault("\n".join([f"{self.source} has {count}:", *shown]))
 
     def _fault(self, path: Sequence[str | int], message: str) -> None:

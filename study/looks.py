@@ -12,17 +12,18 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
+from adapters.reading import read_json
 from study.atomic import write_file
 
 
 def read(path: Path) -> dict[str, list[int]]:
     """Read the looks of a file; none where it cannot be read, or other statistics found them."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         if content["statistics"] != _statistics():
             return {}
         return {str(asked): [int(place) for place in found] for asked, found in content["looks"].items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError):
         return {}
 
 

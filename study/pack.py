@@ -24,7 +24,7 @@ import adapters
 from adapters.designs import method_of
 from adapters.faults import InputFault
 from study.backbones.loading import Backbone, load
-from study.backbones.names import OWN, SEGMENTER, WORLD
+from study.backbones.names import OWN, SEGMENTER, WORLD, Source, resolve, resolve_scorer
 from study.checkpoints import Notice, State
 from study.conditioning import Conditioned
 from study.config import Protocol
@@ -170,7 +170,7 @@ def run_pack(
         seconds = time.perf_counter() - start + sum(state.seconds for state in states if state is not None)
         for slot, result in enumerate(results):
             result.columns |= {
-                **provenance(worker.device),
+                **provenance(worker.device, _models(pack)),
                 "pack_size": len(part),
                 "pack_asked": max(tried, pack.asked or 0),
                 "slot": slot,
@@ -363,6 +363,12 @@ def _first_predictions(part: Sequence[Ready], rows: RowsOf, backbone: Backbone |
     with rows(owners), autocast(backbone.device, part[0].trial.protocol.precision):
         predicted = backbone.predict(noisy, batch.timesteps, batch.context, batch.condition)
         return list(predicted.float().split(counts))
+
+
+def _models(pack: Pack) -> tuple[Source, ...]:
+    """Return the models that a pack names, which have been loaded."""
+    judges = [each for each in pack.scores.values() if each not in (WORLD, OWN, SEGMENTER)]
+    return (resolve(pack.backbone), *map(resolve_scorer, judges))
 
 
 def _record(result: TrialResult, trained: Trained, begin: int) -> None:

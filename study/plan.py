@@ -11,7 +11,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from study import tuning
-from study.backbones.names import BACKBONES, Source, content_hash
+from study.backbones.names import BACKBONES, Source, commit_of, content_hash
 from study.canonical import canonical_json, digest
 from study.config import Protocol, StudyConfig
 from study.executors.local import driver
@@ -194,11 +194,11 @@ def _share(left: int, workers: int, together: int | None) -> int:
 
 
 def address(source: Source) -> str | dict[str, str]:
-    """Return what another process, in any folder, resolves to the same model."""
+    """Return what another process, in any folder, resolves to the same model: of the hub's, the commit that is here."""
     if source.kind == "folder":
         return str(source.path)
-    if source.kind == "hub" and source.revision:
-        return {"id": str(source.id), "revision": source.revision}
+    if source.kind == "hub" and (revision := commit_of(source) or source.revision):
+        return {"id": str(source.id), "revision": revision}
     return source.name
 
 

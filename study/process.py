@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from adapters.faults import printable
 from study.executors import ray_cluster, slurm_jobs
 
 LOG = "ADAPTER_STUDY_LOG"
@@ -78,14 +79,15 @@ class Process:
         wanted = {"str": str, "int": int}
         if not all(type(data[name]) is wanted[str(kind)] for name, kind in known.items()):
             return None
-        return cls(**data)
+        numbers = [data[name] for name, kind in known.items() if kind == "int"]
+        return cls(**data) if data["pid"] > 0 and all(0 <= number < 2**63 for number in numbers) else None
 
     def to_json(self) -> dict[str, Any]:
         """Return the process as JSON values."""
         return asdict(self)
 
     def __str__(self) -> str:
-        return f"job {self.job} on {self.host}" if self.job else f"process {self.pid} on {self.host}"
+        return printable(f"job {self.job} on {self.host}" if self.job else f"process {self.pid} on {self.host}")
 
 
 class Judge:
@@ -149,6 +151,8 @@ def _runs(pid: int, start: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
+        return False
+    except OverflowError:  # no process has such a number
         return False
     except PermissionError:  # another user's, whose processes this one may not see
         return True

@@ -10,14 +10,17 @@ from typing import Any
 
 import torch
 
+from study.backbones.names import Source, commit_of
+
 PACKAGES = ("adapter-study", "torch", "diffusers", "transformers", "peft", "numpy", "pillow")
 
 
 @cache
-def provenance(device: torch.device) -> dict[str, Any]:
-    """Return the columns of a row that say with what it was made."""
+def provenance(device: torch.device, models: tuple[Source, ...] = ()) -> dict[str, Any]:
+    """Return the columns of a row that say with what it was made: versions, and of the hub's models their commits."""
+    commits = {source.id: commit for source in models if (commit := commit_of(source))}
     return {
-        "versions_json": json.dumps(_versions(), sort_keys=True),
+        "versions_json": json.dumps({**_versions(), **commits}, sort_keys=True),
         "commit": _commit(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})",
     }

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from adapters.faults import InputFault
 from study.columns import higher_is_better
 
 if TYPE_CHECKING:
@@ -59,19 +61,17 @@ def _spread(count: int) -> list[int]:
 
 def _pictures(study: Study, images: pd.DataFrame, id: str) -> list[np.ndarray]:
     """Return the first pictures of a trial; none if one is damaged, as those after it would stand under other noise."""
-    from PIL import Image
-
-    from study.tasks.pictures import UNREADABLE
+    from study.tasks.pictures import read
 
     files = images[images["id"] == id].sort_values("index")["file"].head(PICTURES)
     pictures = []
-    for path in (study.store.folder / file for file in files.dropna()):
-        try:
-            with Image.open(path) as opened:
-                pictures.append(np.asarray(opened.convert("RGB")))
-        except FileNotFoundError:
+    for path in (study.store.pictures(id) / PurePosixPath(file).name for file in files.dropna()):
+        if not path.is_file() or path.is_symlink():
             continue
-        except UNREADABLE as error:
-            warnings.warn(f"{path} is damaged ({error}); the pictures of its trial are not shown", stacklevel=2)
+        try:
+            pictures.append(np.asarray(read(path)))
+        except InputFault as fault:
+            told = f"{path.parent}: a picture is damaged ({fault}); the pictures of its trial are not shown"
+            warnings.warn(told, stacklevel=2)
             return []
     return pictures

@@ -135,10 +135,12 @@ class Running(ABC):
         if self.config.resources.tensorboard:
             tensorboard.check()
         self.fetch()
-        for told in set_aside(self.store):
+        there, damaged = self.store.examined(self.deciding)
+        aside = set_aside(self.store, damaged)
+        for told in aside:
             warnings.warn(told, stacklevel=2)
         states: set[str | None] = {None} if only == "missing" else {"failed", "out_of_memory"}
-        phases = self._phases(states, limit, design or {})
+        phases = self._phases(states, limit, design or {}, None if aside else there)
         first = next(phases, None)
         elsewhere: list[str] = []
         keeping = Keeping(self.store, self.config.primary, self.config.keep, self.config.keep_pictures)
@@ -170,18 +172,21 @@ class Running(ABC):
         return replace(self._outcome(), elsewhere=elsewhere)
 
     def _phases(
-        self, states: set[str | None], limit: int | None, levels: Mapping[str, str]
+        self, states: set[str | None], limit: int | None, levels: Mapping[str, str], attempts: pd.DataFrame | None
     ) -> Iterator[tuple[list[Trial], int, dict[str, int]]]:
         """Yield what is to run, how much will follow and the attempts there are: the tuning, then what it has chosen.
 
         The next is looked up only when it is asked for, so what was yielded before has run by then. A search yields a
-        generation at a time. With `levels` only what is of designs that have them, and what tunes these.
+        generation at a time. With `levels` only what is of designs that have them, and what tunes these. `attempts` are
+        those there are at first, if they have been read.
         """
         tried: set[str] = set()
         left = limit
         while left is None or left > 0:
-            attempts = self.store.attempts(self.deciding)
+            if attempts is None:
+                attempts = self.store.attempts(self.deciding)
             known, rows = Known.of(attempts), one_a_trial(attempts)
+            attempts = None  # looked up anew for what comes then
             found = self.found(rows)
             over = tried | set(found.pruned if found is not None else ())
             open_of = partial(_open, states=states, known=known, over=over)

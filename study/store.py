@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
+import os
 import uuid
 import warnings
 from collections.abc import Collection, Iterable, Mapping
@@ -18,22 +18,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapters.faults import InputFault
-from study.atomic import TEMPORARY, look_anew
+from study import sealed
+from study.atomic import TEMPORARY, is_number, look_anew, remove
 from study.canonical import canonical_json
 from study.checkpoints import Checkpoints
-from study.columns import IMAGE, MEASURED, ROW, SCORES
+from study.columns import CURVE, IMAGE, MEASURED, ROW, SCORES, TABLES
 from study.commit import Fill, commit, give_back
 from study.damage import left_out, set_aside_before
 from study.executors.records import given_to_slurm
 from study.space import factor_texts
-from study.tables import attempts_in, completed, files_of, fill_table, read_tables, table_of, write_table
+from study.tables import Damaged, attempts_in, completed, files_of, read_table, read_tables, table_of, write_table
 from study.trial import FINAL, PRUNED, STATUSES, TrialResult
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-_TABLES = ("trials", "images", "curves")
+PARTS = (
+    *TABLES, "pictures", "adapters", "checkpoints", "tensorboard", "cache", "packs", "claims", "logs", "logs/slurm",
+    "logs/ray", "compacted", "looks.json", "optuna.log",
+)  # fmt: skip
+"""What is in a store."""
+
+LOOSE = 1000
+"""Files of rows that are merged by the driver of a run."""
+
 KEYS = ("id", "attempt", "status")
 """Columns that decide which attempt of a trial counts."""
 
@@ -49,6 +58,17 @@ class Store:
     """
 
     folder: Path
+
+    def __post_init__(self) -> None:
+        """Refuse a folder in which a link leads elsewhere: nothing out of the store is read, written or deleted."""
+        if self.folder.exists() and not self.folder.is_dir():
+            raise InputFault(f"{self.folder} is a file; expected the folder of a store")
+        for name in PARTS:
+            if (self.folder / name).is_symlink():
+                raise InputFault(
+                    f"{self.folder / name} is a link, and what a store holds is in its own folder; "
+                    "to have it on another disk, make a link of the whole store"
+                )
 
     @property
     def logs(self) -> Path:
@@ -82,11 +102,17 @@ class Store:
 
     def pictures(self, id: str) -> Path:
         """Return the folder of a trial's pictures."""
-        return self.folder / "pictures" / id
+        return self._own(self.folder / "pictures" / id)
 
     def adapter(self, id: str) -> Path:
         """Return the folder of a trial's trained weights."""
-        return self.folder / "adapters" / id
+        return self._own(self.folder / "adapters" / id)
+
+    def _own(self, path: Path) -> Path:
+        """Return the path of a trial's folder, which a link may not stand for."""
+        if path.is_symlink():
+            raise InputFault(f"{path} is a link, and may lead out of the store; remove it")
+        return path
 
     def commit(
         self, result: TrialResult, study: str = "", attempt: int = 1, keep: str = "none", pictures: str = "all"
@@ -126,11 +152,10 @@ class Store:
                 {**image, "id": id, "attempt": attempt, "index": index, "file": file}
                 for index, (image, file) in enumerate(zip(result.images, shown, strict=True))
             ]
-            pieces[self.folder / "images" / name] = lambda part: fill_table(part, table_of(images, IMAGE))
+            pieces[self.folder / "images" / name] = lambda part: sealed.write(part, table_of(images, IMAGE))
         if result.curves:
             curves = [{"id": id, "attempt": attempt, **point} for point in result.curves]
-            columns = {"id": "string", "attempt": "int64"}
-            pieces[self.folder / "curves" / name] = lambda part: fill_table(part, table_of(curves, columns))
+            pieces[self.folder / "curves" / name] = lambda part: sealed.write(part, table_of(curves, CURVE))
         if result.adapter is not None and keep != "none":
             pieces[self.adapter(id)] = lambda folder: _save_adapter(folder, result, row)
         return commit(self.folder, self.folder / "trials" / name, table_of([row], ROW), pieces, self._merged)
@@ -145,12 +170,13 @@ class Store:
         if not self._compacted.exists():  # to look for merged files takes long in a folder of many others
             return False
         id, _, attempt = file.stem.partition(".")
-        while True:
+        while is_number(attempt):
             merged = sorted((self.folder / "trials").glob("merged-*.parquet"))
             try:
                 return any((id, int(attempt)) in attempts_in(each) for each in merged)
             except FileNotFoundError:
                 continue  # merged with others since it was listed: look again
+        return False
 
     @property
     def _compacted(self) -> Path:
@@ -183,18 +209,24 @@ class Store:
 
     def attempts(self, columns: Collection[str] | None = None) -> pd.DataFrame:
         """Return the rows of every attempt, superseded ones included."""
-        wanted = ROW if columns is None else {name: ROW[name] for name in dict.fromkeys([*KEYS, *columns])}
-        return self._frame("trials", wanted, columns is not None)
+        return self._frame("trials", columns)
+
+    def examined(self, columns: Collection[str]) -> tuple[pd.DataFrame, dict[Path, str]]:
+        """Return what `attempts` does, and which files of rows are damaged, and why: all columns are looked at."""
+        table, damaged = self._read("trials")
+        wanted = _wanted(columns)
+        table = table.select([name for name in table.column_names if name in wanted])
+        return completed(wanted, table).to_pandas(), damaged
 
     def images(self) -> pd.DataFrame:
         """Return a row a generated picture, of the attempts that `rows` returns."""
-        return self._current(self._frame("images", IMAGE))
+        return self._current(self._frame("images"))
 
     def curves(self) -> pd.DataFrame:
         """Return a row a recorded training step, of the attempts that `rows` returns."""
-        return self._current(self._frame("curves", {"id": "string", "attempt": "int64"}))
+        return self._current(self._frame("curves"))
 
-    def compact(self, tables: Iterable[str] = _TABLES, least: int = 2) -> int:
+    def compact(self, tables: Iterable[str] = tuple(TABLES), least: int = 2) -> int:
         """Merge the files of each table into one; return how many files were merged.
 
         The merged file is synced before anything is deleted, and readers take each attempt once, so a kill in between
@@ -214,7 +246,7 @@ class Store:
                 continue
             damaged: dict[Path, str] = {}
             try:
-                table = read_tables(files, damaged=damaged)
+                table = read_tables(files, TABLES[kind], damaged)
             except FileNotFoundError:
                 continue  # another process merges them
             _warn(damaged)
@@ -251,7 +283,7 @@ class Store:
         InputFault
             If rows are damaged: it is not known then what they own.
         """
-        _, table, damaged = self._read("trials")
+        table, damaged = self._read("trials")
         if damaged:
             raise InputFault(
                 f"{', '.join(map(str, damaged))}: damaged, so it is not known what belongs to the rows in it; "
@@ -260,12 +292,12 @@ class Store:
         rows = completed(ROW, table).to_pandas()
         owned = set(zip(rows["id"], rows["attempt"], strict=True))
         ids = set(rows["id"])
-        parts = [path for path in self.folder.rglob(f"*{TEMPORARY}") if path.exists()]
+        parts = [path for path in self.folder.rglob(f"*{TEMPORARY}") if os.path.lexists(path)]
         doomed = [path for path in parts if not give_back(self.folder, path)]
         for kind in ("images", "curves"):
             for file in files_of(self.folder / kind):
                 id, _, attempt = file.stem.partition(".")
-                if attempt.isdigit() and (id, int(attempt)) not in owned:
+                if is_number(attempt) and (id, int(attempt)) not in owned:
                     doomed.append(file)
         for kind in ("pictures", "adapters"):
             parent = self.folder / kind
@@ -278,30 +310,25 @@ class Store:
         doomed += set_aside_before(self)
         deleted = []
         for path in dict.fromkeys(doomed):
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+            remove(path)
             deleted.append(str(path.relative_to(self.folder)))
         return deleted
 
-    def _frame(self, kind: str, columns: Mapping[str, str], only: bool = False) -> pd.DataFrame:
-        _, table, damaged = self._read(kind, columns if only else None)
+    def _frame(self, kind: str, only: Collection[str] | None = None) -> pd.DataFrame:
+        table, damaged = self._read(kind, only)
         _warn(damaged)
-        return completed(columns, table).to_pandas()
+        return completed(TABLES[kind] if only is None else _wanted(only), table).to_pandas()
 
-    def _read(
-        self, kind: str, columns: Collection[str] | None = None
-    ) -> tuple[list[Path], pa.Table, dict[Path, str]]:
-        """Return the files of a table that can be read, their rows, and why the others cannot."""
+    def _read(self, kind: str, only: Collection[str] | None = None) -> tuple[pa.Table, dict[Path, str]]:
+        """Return the rows of a table, and why some of its files cannot be read."""
         for _ in range(5):
             damaged: dict[Path, str] = {}
             files = files_of(self.folder / kind)
             try:
-                table = read_tables(files, columns=columns, damaged=damaged)
+                table = read_tables(files, TABLES[kind], damaged, None if only is None else _wanted(only))
             except FileNotFoundError:
                 continue  # compacted or set aside by another process since it was listed: look again
-            return [file for file in files if file not in damaged], table, damaged
+            return table, damaged
         raise InputFault(f"{self.folder / kind} changes faster than it can be read; try again")
 
     def _current(self, frame: pd.DataFrame) -> pd.DataFrame:
@@ -361,13 +388,38 @@ def read_results(path: str | Path, tuning: bool = False) -> pd.DataFrame:
     if not path.is_file():
         raise InputFault(f"{path}: no such file or folder; expected a store, a parquet file or a CSV")
     if path.suffix.lower() == ".parquet":
-        return read_tables([path]).to_pandas()
+        return _to_pandas(path)
     if path.suffix.lower() == ".csv":
         try:
             return pd.read_csv(path, dtype=str, keep_default_na=False)
         except (ValueError, OSError) as error:
             raise InputFault(f"{path}: cannot be read as CSV ({error})") from error
     raise InputFault(f"{path}: expected a store, or a file that ends in .parquet or .csv")
+
+
+def _to_pandas(file: Path) -> pd.DataFrame:
+    """Read a parquet file that may be of any program."""
+    import pyarrow as pa
+
+    try:
+        table = read_table(file)
+        table.validate(full=True)
+    except (Damaged, pa.ArrowException) as fault:
+        reason = f"{fault}\n".splitlines()[0]
+        raise InputFault(f"{file}: cannot be read as parquet ({reason}); delete it, or give another file") from fault
+    for column in table.schema:
+        if pa.types.is_nested(column.type):
+            raise InputFault(f"{file}: the column {column.name!a} holds {column.type}, expected numbers or text")
+    try:
+        return table.to_pandas()
+    except Exception as error:  # whatever pandas raises for types that it does not know
+        reason = " ".join(str(error).split())[:200]
+        raise InputFault(f"{file}: pandas cannot read its columns ({reason}); give numbers and text") from error
+
+
+def _wanted(columns: Collection[str]) -> dict[str, str]:
+    """Return some columns of rows, and those that decide which attempt counts, with their types."""
+    return {name: ROW[name] for name in dict.fromkeys([*KEYS, *columns])}
 
 
 def _warn(damaged: Mapping[Path, str]) -> None:

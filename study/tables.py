@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Collection, Iterable, Mapping
+import contextlib
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapters.faults import InputFault
+from adapters.reading import read_bytes
+from study import sealed
 from study.atomic import write_file
-from study.columns import IMAGE, ROW
+from study.row_checks import fault_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -20,9 +22,11 @@ SCHEMA_VERSION = 1
 _AT_ONCE = 500
 """Files that are in memory at once, each by itself: of a single row it takes tens of kilobytes."""
 
+MOST_BYTES, MOST_CELLS = 4_000_000_000, 300_000_000
+"""Of one file: a hundred thousand trials have some seven million cells."""
 _VERSION_KEY = b"adapter-study-schema"
-_NAMES_KEY = b"adapter-study-columns"
-_TYPES = {**ROW, **IMAGE}
+_SMALL = 100_000
+"""Cells of a file that is not worth several threads."""
 
 
 class Damaged(ValueError):
@@ -49,107 +53,93 @@ def completed(columns: Mapping[str, str], table: pa.Table) -> pa.Table:
 
 
 def files_of(folder: Path) -> list[Path]:
-    """Return a table's files; merged ones first, then by name."""
-    return sorted(folder.glob("*.parquet"), key=lambda file: (not file.name.startswith("merged-"), file.name))
+    """Return a table's files; merged ones first, then by name.
+
+    Raises
+    ------
+    InputFault
+        If something else has such a name; a link might lead anywhere, and a pipe never ends.
+    """
+    found = []
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.name.endswith(".parquet"):
+                continue
+            if not entry.is_file(follow_symlinks=False):
+                raise InputFault(f"{entry.path}: is no file, but a link, a folder or a pipe; remove it")
+            found.append(entry.name)
+    return [folder / name for name in sorted(found, key=lambda name: (not name.startswith("merged-"), name))]
 
 
 def read_tables(
-    files: Iterable[Path], columns: Collection[str] | None = None, damaged: dict[Path, str] | None = None
+    files: Iterable[Path], columns: Mapping[str, str], damaged: dict[Path, str], only: Collection[str] | None = None
 ) -> pa.Table:
-    """Return the rows of tables, each attempt of each trial from the first file that has it.
+    """Return the rows of tables of a store, each attempt of each trial from the first file that has it.
 
     Parameters
     ----------
-    columns : collection of str, optional
-        Read only these, of those that are there.
-    damaged : dict of Path to str, optional
-        Of the tables of a store: takes those that cannot be read, with the reason, and they are left out.
+    columns : mapping of str to str
+        The store's columns of such tables, and their types.
+    damaged : dict of Path to str
+        Takes the files that are damaged or that the store does not write so, with the reason; they are left out.
+    only : collection of str, optional
+        Read only these columns, of those that are there; id and attempt must be among them.
 
     Raises
     ------
     InputFault
-        If a file cannot be read and `damaged` is not given, or was written by an unknown version.
-    """
-    import pyarrow as pa
-
-    def part() -> list[pa.Table]:
-        read = []
-        for file in islice(left, _AT_ONCE):
-            try:
-                read.append(read_table(file, columns, of_store=damaged is not None))
-            except Damaged as fault:
-                if damaged is None:
-                    told = f"{file}: cannot be read as parquet ({fault}); delete it, or give another file"
-                    raise InputFault(told) from fault
-                damaged[file] = str(fault)
-        return read
-
-    lengths: list[int] = []
-    parts: list[pa.Table] = []
-    wanted = list(files)
-    left = iter(wanted)
-    for _ in range(0, len(wanted), _AT_ONCE):
-        if tables := part():
-            lengths += map(len, tables)
-            joined = pa.concat_tables(tables, promote_options="permissive")
-            parts.append(joined.combine_chunks() if len(tables) > 1 else joined)
-    joined = pa.concat_tables(parts, promote_options="permissive") if parts else table_of([], {})
-    if len(lengths) > 1 and {"id", "attempt"} <= set(joined.column_names):
-        joined = _from_the_first(joined, lengths)
-    return joined.replace_schema_metadata({_VERSION_KEY: str(SCHEMA_VERSION).encode()})
-
-
-def read_table(file: Path, columns: Collection[str] | None = None, of_store: bool = True) -> pa.Table:
-    """Return the rows of one table, all of their columns or some.
-
-    Raises
-    ------
-    Damaged
-        If the file is no parquet, was cut off or garbled, or is none of a store's where one is expected.
-    InputFault
-        If the disk does not give it, or it was written by an unknown version.
+        If the disk does not give a file, one was written by an unknown version, or they do not go together.
     FileNotFoundError
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+    listed = list(files)
+    batches = [listed[begin : begin + _AT_ONCE] for begin in range(0, len(listed), _AT_ONCE)]
+    parts = [part for batch in batches if (part := _sound(batch, columns, damaged, only)).num_rows]
     try:
-        with pq.ParquetFile(file, page_checksum_verification=True) as opened:
-            names = opened.schema_arrow.names
-            table = opened.read(None if columns is None else list(columns))
-    except FileNotFoundError:
-        raise
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0]
-        if isinstance(error, OSError) and error.errno is not None:
-            raise InputFault(f"{file}: cannot be read ({reason}); look after the disk, then try again") from error
-        raise Damaged(reason) from error
-    told = table.schema.metadata or {}
-    if told.get(_NAMES_KEY, _digest(names)) != _digest(names):
-        raise Damaged("the names of its columns are garbled")
-    version = told.get(_VERSION_KEY, str(SCHEMA_VERSION).encode()).decode(errors="replace")
-    if version != str(SCHEMA_VERSION):
-        raise InputFault(
-            f"{file}: was written with store schema {version}, this version of adapter-study reads "
-            f"{SCHEMA_VERSION}; use the version that wrote it"
-        )
-    if of_store:
-        _check(table)
-    return table
+        return _joined(parts, columns, only)
+    except Damaged as fault:
+        raise InputFault(f"{listed[0].parent}: its tables do not go together ({fault})") from fault
 
 
-def _check(table: pa.Table) -> None:
-    """Raise Damaged if a table has not what every table of a store has, or a column another type than its name's."""
+def _sound(
+    files: Iterable[Path], columns: Mapping[str, str], damaged: dict[Path, str], only: Collection[str] | None
+) -> pa.Table:
+    """Return the rows of those of some tables that are not damaged."""
+    found: dict[Path, pa.Table] = {}
+    for file in files:
+        try:
+            found[file] = read_table(file, only)
+        except Damaged as fault:
+            damaged[file] = str(fault)
+    try:
+        return _joined(list(found.values()), columns, only)
+    except Damaged:  # some of them are: they are checked together, and one by one only to find out which
+        for file, table in list(found.items()):
+            if fault_of(table, columns, only):
+                damaged[file] = fault_of(table, columns, only)
+                del found[file]
+    try:
+        return _joined(list(found.values()), columns, only)
+    except Damaged as fault:
+        raise InputFault(f"{next(iter(found)).parent}: its tables do not go together ({fault})") from fault
+
+
+def _joined(tables: Sequence[pa.Table], columns: Mapping[str, str], only: Collection[str] | None) -> pa.Table:
+    """Return the rows of tables as one."""
     import pyarrow as pa
 
-    if not table.num_rows:
-        raise Damaged("it has no rows")
-    for name in ("id", "attempt"):
-        if name not in table.column_names or table[name].null_count:
-            raise Damaged(f"it has rows without {name}")
-    for column in table.schema:
-        if pa.types.is_binary(column.type) or str(column.type) != _TYPES.get(column.name, str(column.type)):
-            raise Damaged(f"its column {column.name} is of the type {column.type}")
+    if not tables:
+        return table_of([], {})
+    if not all(table.num_rows for table in tables):
+        raise Damaged("one has no rows")
+    try:
+        joined = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
+    except pa.ArrowException as error:
+        raise Damaged(str(error).splitlines()[0]) from error
+    if reason := fault_of(joined, columns, only):
+        raise Damaged(reason)
+    if len(tables) > 1:
+        joined = _from_the_first(joined, [len(table) for table in tables])
+    return joined.replace_schema_metadata({_VERSION_KEY: str(SCHEMA_VERSION).encode()})
 
 
 def _from_the_first(joined: pa.Table, lengths: list[int]) -> pa.Table:
@@ -159,8 +149,68 @@ def _from_the_first(joined: pa.Table, lengths: list[int]) -> pa.Table:
 
     keys = joined.select(["id", "attempt"]).to_pandas()
     keys["file"] = np.repeat(np.arange(len(lengths)), lengths)
-    fresh = keys["file"] == keys.groupby(["id", "attempt"], dropna=False)["file"].transform("min")
+    fresh = keys["file"] == keys.groupby(["id", "attempt"])["file"].transform("min")
     return joined if fresh.all() else joined.filter(pa.array(fresh))
+
+
+def read_table(file: Path, columns: Collection[str] | None = None) -> pa.Table:
+    """Return the rows of one table, all of their columns or some, whatever is in them.
+
+    Raises
+    ------
+    Damaged
+        If the file is no parquet, was cut off or garbled, or says that it is absurdly large.
+    InputFault
+        If the disk does not give it, it does not fit into memory, or it was written by an unknown version.
+    FileNotFoundError
+    """
+    return _parsed(file, _bytes_of(file), columns)
+
+
+def check_table(file: Path, columns: Mapping[str, str]) -> None:
+    """Raise what `read_table` does, and Damaged too if a store does not write such tables.
+
+    One that carries a digest is not read beyond it, which takes a tenth of the time.
+    """
+    data = _bytes_of(file)
+    if not sealed.carried(data) and (reason := fault_of(_parsed(file, data), columns)):
+        raise Damaged(reason)
+
+
+def _bytes_of(file: Path) -> bytes:
+    """Read a file whole: one that is mapped into memory may change while it is read."""
+    try:
+        data = read_bytes(file, MOST_BYTES)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise InputFault(f"{file}: cannot be read ({error}); look after the disk, then try again") from error
+    if sealed.damaged(data):
+        raise Damaged("its bytes are not those that were written")
+    return data
+
+
+def _parsed(file: Path, data: bytes, columns: Collection[str] | None = None) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(pa.BufferReader(data)) as opened:
+            cells = opened.metadata.num_rows * max(1, opened.metadata.num_columns)
+            if cells > MOST_CELLS:
+                raise Damaged(f"it says that it has {cells:,} cells, expected {MOST_CELLS:,} at most")
+            table = opened.read(None if columns is None else list(columns), use_threads=cells > _SMALL)
+    except MemoryError as error:
+        raise InputFault(f"{file}: does not fit into memory") from error
+    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, OverflowError) as error:
+        raise Damaged(f"{str(error).strip()[:300]}\n".splitlines()[0]) from error
+    version = (table.schema.metadata or {}).get(_VERSION_KEY, str(SCHEMA_VERSION).encode()).decode(errors="replace")
+    if version != str(SCHEMA_VERSION):
+        raise InputFault(
+            f"{file}: was written with store schema {version}, this version of adapter-study reads "
+            f"{SCHEMA_VERSION}; use the version that wrote it"
+        )
+    return table
 
 
 @lru_cache(maxsize=8)
@@ -176,20 +226,10 @@ def attempts_in(file: Path) -> frozenset[tuple[str, int]]:
         table = read_table(file, ["id", "attempt"])
     except Damaged:
         return frozenset()
+    if table.column_names != ["id", "attempt"]:
+        return frozenset()
     return frozenset(zip(table["id"].to_pylist(), table["attempt"].to_pylist(), strict=True))
 
 
-def fill_table(path: Path, table: pa.Table) -> None:
-    """Write a table so that a reader sees damage: parquet's own checksums are of values, and not of columns' names."""
-    import pyarrow.parquet as pq
-
-    told = {**(table.schema.metadata or {}), _NAMES_KEY: _digest(table.column_names)}
-    pq.write_table(table.replace_schema_metadata(told), path, write_page_checksum=True)
-
-
-def _digest(names: list[str]) -> bytes:
-    return hashlib.sha256("\0".join(names).encode()).hexdigest().encode()
-
-
 def write_table(path: Path, table: pa.Table) -> None:
-    write_file(path, lambda part: fill_table(part, table))
+    write_file(path, lambda part: sealed.write(part, table))

@@ -161,7 +161,7 @@ def train_adapter(
         state = insertion.state()
     finally:
         insertion.remove()
-    made_with = provenance(worker.device)
+    made_with = provenance(worker.device, (recipe.backbone,))
     metadata = {
         "recipe": recipe.name,
         "backbone": address(recipe.backbone),

@@ -11,7 +11,9 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from adapters.faults import InputFault
 from study.canonical import canonical_json
@@ -243,14 +245,71 @@ class Pack:
 
     @classmethod
     def from_json(cls, text: str) -> Pack:
-        """Return the pack that `to_json` wrote."""
+        """Return the pack that `to_json` wrote.
+
+        Raises
+        ------
+        ValueError
+            If it is none: a pack lies in a store, which may be a stranger's.
+        """
         from study.tasks.specs import TaskSpec
 
-        data = json.loads(text)
-        evidence = {name: Evidence.from_json(each) for name, each in data.pop("evidence").items()}
-        data["trials"] = tuple(Trial.from_json(trial, evidence) for trial in data["trials"])
-        data["tasks"] = {name: TaskSpec.from_json(spec) for name, spec in data["tasks"].items()}
-        return cls(**data)
+        form = _PackForm.model_validate_json(text)
+        if any(each.digest != name for name, each in form.evidence.items()):
+            raise ValueError("it is no pack: its evidence is not that of the digest it stands under")
+        values = {name: getattr(form, name) for name in _PackForm.model_fields if name != "evidence"}
+        try:
+            values["trials"] = tuple(Trial.from_json(each.model_dump(), form.evidence) for each in form.trials)
+            values["tasks"] = {name: TaskSpec.from_json(spec) for name, spec in form.tasks.items()}
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"it is no pack: its parts are not of the form that is expected ({error})") from error
+        return cls(**values)
+
+
+class _Form(BaseModel):
+    """A part of a pack's JSON."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class _PruningForm(_Form):
+    """How one trial may be pruned: the digest of the evidence, and its place."""
+
+    evidence: str
+    place: int = Field(ge=0, lt=10**6)
+
+
+class _TrialForm(_Form):
+    """What `Trial.to_json` writes."""
+
+    backbone: str
+    backbone_hash: str
+    design: dict[str, Any]
+    task: str
+    task_hash: str
+    seed: int = Field(ge=0, lt=2**63)
+    protocol: Protocol
+    role: str
+    tunes: list[Literal[*Protocol.model_fields]]  # type: ignore[valid-type]
+    plan: str
+    pruning: _PruningForm | None
+
+
+class _PackForm(_Form):
+    """What `Pack.to_json` writes."""
+
+    evidence: dict[str, Evidence]
+    trials: list[_TrialForm]
+    backbone: str | dict[str, str]
+    tasks: dict[str, dict[str, Any]]
+    scores: dict[str, str | dict[str, str]]
+    keep: Literal["all", "best", "none"]
+    store: str
+    study: str
+    attempts: dict[str, Annotated[int, Field(ge=1, lt=10**9)]]
+    together: Annotated[int, Field(ge=1)] | None
+    asked: Annotated[int, Field(ge=1)] | None
+    take_over: bool
 
 
 @dataclass

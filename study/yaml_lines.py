@@ -1,4 +1,8 @@
-"""Read a YAML file together with the line of every key and value in it."""
+"""Read a YAML file together with the line of every key and value in it.
+
+A file may come from a stranger, so it is read within limits: of bytes, of depth, and of parts, an alias counting as all
+that it stands for. Values are texts, numbers, true, false, null, lists and mappings; nothing else is ever made of one.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +15,23 @@ from typing import Any
 import yaml
 
 from adapters.faults import InputFault
+from adapters.reading import read_bytes
+
+MOST_BYTES, MOST_PARTS, DEEPEST = 250_000, 100_000, 50
+LARGEST = 2**63 - 1
+"""The largest whole number, as the store's columns have it."""
+
+_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map", "merge")}
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff]")
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, for which 1e-3 is a number, as it is in YAML 1.2 and in every other language."""
+    """The safe loader, for which 1e-3 is a number and 2026-11-27 a text, as in YAML 1.2."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, form) for tag, form in known if tag in _TAGS]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
 _Loader.add_implicit_resolver(
@@ -55,10 +72,10 @@ def read_yaml(path: Path) -> tuple[Any, Lines]:
     Raises
     ------
     InputFault
-        If the file cannot be read, is not YAML, or refers to itself.
+        If the file cannot be read, is not YAML, refers to itself, or is beyond the limits.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_bytes(path, MOST_BYTES).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputFault(f"{path}: cannot be read ({error}); expected a YAML file in UTF-8") from error
     return parse_yaml(text, str(path))
@@ -66,36 +83,81 @@ def read_yaml(path: Path) -> tuple[Any, Lines]:
 
 def parse_yaml(text: str, path: str) -> tuple[Any, Lines]:
     """Read one YAML document from a text, which messages call `path`; returns and raises as `read_yaml`."""
-    lines = Lines()
+    walk = _Walk()
     try:
         loader = _Loader(text)
         root = loader.get_single_node()
         if root is None:
-            return None, lines
-        _walk(root, (), lines, ())
-        return loader.construct_document(root), lines
+            return None, walk.lines
+        walk.go(root, (), ())
+        return loader.construct_document(root), walk.lines
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f" line {mark.line + 1}:" if mark else ""
         raise InputFault(f"{path}:{where} not YAML: {error.problem or error.context}") from error
     except yaml.YAMLError as error:
-        raise InputFault(f"{path}: not YAML: {error}") from error
+        raise InputFault(f"{path}: not YAML: {' '.join(str(error).split())!a}") from error
+    except RecursionError:
+        raise InputFault(f"{path}: lists and mappings are nested too deeply, expected {DEEPEST} at most") from None
+    except _Refused as refused:
+        raise InputFault(f"{path}: line {refused.line}: {refused}") from None
 
 
-def _walk(node: yaml.Node, path: tuple[str | int, ...], lines: Lines, above: tuple[int, ...]) -> None:
-    if id(node) in above:
-        raise InputFault(f"line {node.start_mark.line + 1}: the document refers to itself; write it out")
-    above = (*above, id(node))
-    lines.of.setdefault(path, node.start_mark.line + 1)
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            here = (*path, str(key.value))
-            if here in lines.of:
-                lines.repeated.append((here, key.start_mark.line + 1))
-            lines.of[here] = key.start_mark.line + 1
-            _walk(value, here, lines, above)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            here = (*path, index)
-            lines.of[here] = item.start_mark.line + 1
-            _walk(item, here, lines, above)
+class _Refused(Exception):
+    """A part of a document that is not taken."""
+
+    def __init__(self, node: yaml.Node, message: str) -> None:
+        super().__init__(message)
+        self.line = node.start_mark.line + 1
+
+
+class _Walk:
+    """Goes through a document before anything is made of it: notes lines, and refuses what is beyond the limits."""
+
+    def __init__(self) -> None:
+        self.lines = Lines()
+        self.parts = 0
+
+    def go(self, node: yaml.Node, path: tuple[str | int, ...], above: tuple[int, ...]) -> None:
+        if id(node) in above:
+            raise _Refused(node, "the document refers to itself; write it out")
+        if len(above) > DEEPEST:
+            raise _Refused(node, f"nested too deeply, expected {DEEPEST} lists and mappings in each other at most")
+        self.parts += 1
+        if self.parts > MOST_PARTS:
+            raise _Refused(node, f"more than {MOST_PARTS:,} parts, what aliases stand for included")
+        if node.tag not in _TAGS:
+            raise _Refused(node, f"got the tag {node.tag!a}, expected text, numbers, lists and mappings without one")
+        above = (*above, id(node))
+        of = self.lines.of
+        of.setdefault(path, node.start_mark.line + 1)
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                if not isinstance(key, yaml.ScalarNode):
+                    raise _Refused(key, "a list or mapping stands where a key is expected")
+                self.scalar(key)
+                here = (*path, str(key.value))
+                if here in of:
+                    self.lines.repeated.append((here, key.start_mark.line + 1))
+                of[here] = key.start_mark.line + 1
+                self.go(value, here, above)
+        elif isinstance(node, yaml.SequenceNode):
+            for index, item in enumerate(node.value):
+                here = (*path, index)
+                of[here] = item.start_mark.line + 1
+                self.go(item, here, above)
+        else:
+            self.scalar(node)
+
+    def scalar(self, node: yaml.Node) -> None:
+        if found := _UNPRINTABLE.search(node.value):
+            raise _Refused(node, f"got the character {found[0]!a}, expected text that can be printed")
+        kind = node.tag.rpartition(":")[2]
+        if kind not in ("int", "float", "bool"):
+            return
+        try:
+            value = yaml.SafeLoader.yaml_constructors[node.tag](_Loader(""), node)
+        except (ValueError, KeyError, OverflowError):
+            raise _Refused(node, f"got {node.value[:80]!a}, which is no {kind}") from None
+        if kind == "int" and abs(value) > LARGEST:
+            raise _Refused(node, f"got a whole number of {len(node.value)} digits, expected {LARGEST} at most")

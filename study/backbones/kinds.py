@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from adapters.faults import InputFault
+from adapters.reading import read_json as read_file
 
 AUTOENCODER = "AutoencoderKL"
 """The class of every pipeline's autoencoder."""
+TEXT_ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel")
+TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast", "T5Tokenizer", "T5TokenizerFast")
+"""Classes of the models that read prompts. Others are not known here, and some load code that a folder names."""
 _MODEL = "diffusion_pytorch_model"
 _TEXT = {"text_encoder": "model", "tokenizer": None}
 _SECOND_TEXT = {"text_encoder_2": "model", "tokenizer_2": None}
@@ -141,8 +144,8 @@ def read_json(path: Path) -> dict[str, Any]:
         When it holds anything else.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        content = read_file(path, 100_000_000)  # a large vocabulary has some 20 MB
+    except (OSError, ValueError) as error:
         raise InputFault(f"{path.name} is no JSON text ({error})") from error
     if not isinstance(content, dict):
         raise InputFault(f"{path.name} holds {type(content).__name__}, expected an object")

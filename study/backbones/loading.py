@@ -319,7 +319,7 @@ def _pipeline(folder: Path, name: str, dtype: torch.dtype) -> Any:
     safe: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "local_files_only": True}
     try:
         given |= {part: _model(folder / part, *index[part], **safe) for part, stem in there.items() if stem is not None}
-        pipeline = kind.from_pretrained(folder, **safe, **given)
+        pipeline = kind.from_pretrained(folder, trust_remote_code=False, **safe, **given)
     except Exception as error:  # whatever a broken file makes the libraries raise, the folder is at fault
         reason = " ".join(str(error).split())[:300]
         told = reason if isinstance(error, InputFault) else f"{type(error).__name__}: {reason}"
@@ -334,6 +334,8 @@ def _pipeline(folder: Path, name: str, dtype: torch.dtype) -> Any:
 def _model(folder: Path, library: str, name: str, **safe: Any) -> Any:
     """Load a model of a pipeline; what its file lacks the libraries would draw at random, with a warning."""
     made = getattr(import_module(library), name)
+    if library == "transformers":
+        safe["trust_remote_code"] = False
     model, told = made.from_pretrained(folder, output_loading_info=True, **safe)
     refuse_missing(folder.name, told["missing_keys"])
     return model

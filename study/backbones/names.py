@@ -13,6 +13,7 @@ from adapters.faults import InputFault
 from study.backbones.architectures import ARCHITECTURES
 from study.backbones.kinds import KINDS, components, pipeline_of, read_json
 from study.backbones.soundness import TO_SAVE_ANEW, TWINS, is_twin, pipeline_faults, weight_faults
+from study.paths import place
 
 BUILTIN = Path(__file__).resolve().parent.parent / "builtin"
 BACKBONES = ("micro-unet", "micro-dit")
@@ -95,7 +96,7 @@ def _resolve(
                 f"Unknown {role} {name!r}. Known: {', '.join(f'arch:{known}' for known in ARCHITECTURES)}."
             )
         return Source("arch", name, role, id=architecture)
-    folder = (root or Path.cwd()) / Path(name).expanduser()
+    folder = place(root or Path.cwd(), name)
     if revision is None and not folder.is_dir() and "@" in name:
         name, _, revision = name.partition("@")
     if revision is not None and not (name and revision.strip()):
@@ -142,6 +143,17 @@ def content_hash(source: Source) -> str:
         digest.update(file.relative_to(folder).as_posix().encode() + b"\0")
         digest.update(_file_hash(file, state.st_mtime_ns, state.st_size).encode())
     return digest.hexdigest()
+
+
+def commit_of(source: Source) -> str | None:
+    """Return the hub's commit of a model that is on this machine; None of any other, or if it is not."""
+    if source.kind != "hub":
+        return None
+    try:
+        folder = _snapshot(source, download=False)
+    except InputFault:
+        return None
+    return folder.name if folder.parent.name == "snapshots" else None
 
 
 def lacking(source: Source) -> dict[str, str]:

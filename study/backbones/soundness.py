@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from adapters.faults import InputFault
-from study.backbones.kinds import AUTOENCODER, KINDS, components, pipeline_of, read_json
+from study.backbones.kinds import (
+    AUTOENCODER,
+    KINDS,
+    TEXT_ENCODERS,
+    TOKENIZERS,
+    Kind,
+    components,
+    pipeline_of,
+    read_json,
+)
 
 LIBRARIES = {"diffusers", "transformers", "stable_diffusion"}
+ADAPTER = "adapter_config.json"
 TWINS = ("fp16", "bf16", "non_ema")
 """Variants of weights, which stand before the last dot of a file's name; they are neither loaded nor hashed."""
 TO_SAVE_ANEW = (
@@ -34,13 +45,14 @@ def pipeline_faults(folder: Path) -> list[str]:
         for key, entry in index.items()
         if isinstance(entry, list) and entry and entry[0] not in [*LIBRARIES, None]
     ]
-    classes = {kind.denoiser: kind.denoisers, "vae": (AUTOENCODER,)}
     for component, weights in components(folder).items():
         entry = index.get(component)
         if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(each, str) for each in entry)):
             faults.append(f"model_index.json names {entry!r} as {component}, expected [library, class]")
-        elif component in classes and entry[1] not in classes[component]:
-            faults.append(f"{component} is of the class {entry[1]}, expected {' or '.join(classes[component])}")
+        elif entry[0] not in ("diffusers", "transformers"):
+            faults.append(f"{component} is of the library {entry[0]}, expected diffusers or transformers")
+        elif expected := _other_class(kind, component, entry[1]):
+            faults.append(f"{component} is of the class {entry[1]}, expected {expected}")
         elif not (folder / component).is_dir():
             less = " (to do without it, name it [null, null] in model_index.json)" if component in kind.optional else ""
             faults.append(f"{component}/ is missing{less}")
@@ -49,8 +61,20 @@ def pipeline_faults(folder: Path) -> list[str]:
     return faults
 
 
+def _other_class(kind: Kind, component: str, name: str) -> str:
+    """Say of what class a component should be, if it is of another."""
+    if component == "scheduler":
+        return "" if re.fullmatch(r"[A-Z][A-Za-z0-9]*Scheduler", name) else "a scheduler of diffusers"
+    classes = {kind.denoiser: kind.denoisers, "vae": (AUTOENCODER,)}.get(component)
+    if classes is None:
+        classes = TOKENIZERS if component.startswith("tokenizer") else TEXT_ENCODERS
+    return "" if name in classes else " or ".join(classes)
+
+
 def weight_faults(folder: Path, stem: str) -> list[str]:
     """List what is wrong with the weights of one model: a file ``<stem>.safetensors``, or its shards."""
+    if (folder / ADAPTER).exists():
+        return [f"{folder.name}/{ADAPTER}: transformers would put that adapter on the model; merge or remove it"]
     if (folder / f"{stem}.safetensors").is_file():
         return _damage(folder / f"{stem}.safetensors")
     index = folder / f"{stem}.safetensors.index.json"

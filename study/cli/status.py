@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from adapters.faults import InputFault
+from adapters.faults import InputFault, printable
 from study.cli.shared import StudyFile
 from study.study import Study
 
@@ -30,15 +30,20 @@ def command(
     loaded = Study.load(study, store)
     if not watch:
         found = loaded.status()
-        print(json.dumps(found, ensure_ascii=False) if as_json else "\n".join(_lines(found)))
+        print(json.dumps(found, ensure_ascii=False) if as_json else _text(found))
         return
     console = Console(highlight=False)
     with contextlib.suppress(KeyboardInterrupt):
         while True:
-            text = "\n".join(_lines(loaded.status()))
+            text = _text(loaded.status())
             console.clear()
             console.print(text, markup=False, soft_wrap=True)
             time.sleep(EVERY)
+
+
+def _text(found: dict[str, Any]) -> str:
+    """Return what is printed; errors and logs may say anything."""
+    return printable("\n".join(_lines(found)))
 
 
 def _lines(found: dict[str, Any]) -> list[str]:

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from adapters.faults import printable
 from study.claims import Claims
 from study.executors import records
 from study.executors.records import Record
@@ -43,7 +44,9 @@ SILENCE = 3600.0
 """Seconds without an event after which a worker counts as hanging, unless a study says otherwise."""
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-_TAIL = 5
+_TAIL, _END = 5, 1_000_000
+"""Lines of a log that are told, and bytes at its end in which they are looked for."""
+
 _NAP = 30
 _OOM = Path("/proc/vmstat")
 
@@ -155,9 +158,15 @@ def only_visible(device: str) -> tuple[str, dict[str, str]]:
 def tail(log: Path) -> list[str]:
     """Return the last lines of a log that say something."""
     with contextlib.suppress(OSError):
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        return [line.strip() for line in lines if line.strip()][-_TAIL:]
+        return [line.strip() for line in last_lines(log) if line.strip()][-_TAIL:]
     return []
+
+
+def last_lines(log: Path) -> list[str]:
+    """Return the lines at the end of a log, of which there may be gigabytes."""
+    with log.open("rb") as opened:
+        opened.seek(max(0, opened.seek(0, os.SEEK_END) - _END))
+        return printable(opened.read(_END).decode("utf-8", errors="replace")).splitlines()
 
 
 def how_ended(code: int) -> str:
@@ -296,10 +305,11 @@ class LocalExecutor:
     def _start(self, device: str) -> None:
         self._started += 1
         self.store.logs.mkdir(parents=True, exist_ok=True)
-        log = self.store.logs / f"worker-{os.getpid()}-{self._started}.log"
+        # A name that no link in a stranger's store can have been given before.
+        log = self.store.logs / f"worker-{os.getpid()}-{self._started}-{uuid.uuid4().hex[:8]}.log"
         name, visible = only_visible(device)
         told_to = environment(max(1, cores() // len(self.devices)), str(log.relative_to(self.store.folder)))
-        with log.open("a") as told:
+        with log.open("x") as told:
             process = subprocess.Popen(
                 [*self.command, str(self.store.folder), "--device", name],
                 stdin=subprocess.PIPE,

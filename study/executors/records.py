@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adapters.reading import read_bytes, read_json
 from study.atomic import write_file
 from study.process import Process
 
 if TYPE_CHECKING:
     from study.store import Store
     from study.trial import Pack
+
+_NAME = re.compile(r"study-[A-Za-z0-9._-]*-[0-9a-f]{12}")
+_MOST = 50_000_000
+"""Bytes of a pack."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +53,21 @@ class Record:
             return None
         owner = Process.from_json(data["owner"])
         texts = all(isinstance(data[key], str) for key in ("executor", "name", "cluster"))
-        if owner is None or not texts or type(data["index"]) is not int:
+        if owner is None or not texts or type(data["index"]) is not int or data["index"] < 0:
+            return None
+        # SLURM's jobs are found by name, and ended so: only names that `job_name` makes, which no other job has.
+        if data["executor"] == "slurm" and not _NAME.fullmatch(data["name"]):
             return None
         return cls(**{**data, "owner": owner})
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON values."""
         return {**vars(self), "owner": self.owner.to_json()}
+
+
+def job_name(study: str) -> str:
+    """Return a name for SLURM jobs that no other has."""
+    return f"study-{study}-{uuid.uuid4().hex[:12]}"
 
 
 def file(store: Store, handle: str) -> Path:
@@ -74,10 +89,10 @@ def read(store: Store) -> Iterator[tuple[str, Pack, Record]]:
     from study.trial import Pack
 
     for path in sorted(store.packs.glob("*.json")) if store.packs.is_dir() else ():
-        with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):  # gone since, or garbage
+        with contextlib.suppress(OSError, ValueError):  # gone since, or garbage
             record = _record(path)
             if record is not None:
-                yield path.stem, Pack.from_json(path.read_text(encoding="utf-8")), record
+                yield path.stem, Pack.from_json(read_bytes(path, _MOST).decode("utf-8")), record
 
 
 def delete(store: Store, handle: str) -> None:
@@ -95,7 +110,7 @@ def given_to_slurm(path: Path) -> bool:
 
 
 def _record(path: Path) -> Record | None:
-    return Record.from_json(json.loads(path.with_suffix(".job").read_text(encoding="utf-8")))
+    return Record.from_json(read_json(path.with_suffix(".job"), _MOST))
 
 
 def _fill(part: Path, text: str) -> None:

@@ -124,7 +124,7 @@ class SlurmExecutor:
         import submitit
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-        name = f"study-{packs[0].study}-{uuid.uuid4().hex[:12]}"
+        name = records.job_name(packs[0].study)
         folder = self.store.folder.resolve()
         # A folder that is new: submitit unpickles what it finds there under a job's number.
         logs = logs_of(Store(folder), name)

@@ -6,7 +6,7 @@ Layouts: `metadata.jsonl` as Hugging Face datasets reads it (a line a picture, `
 
 from __future__ import annotations
 
-import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from adapters.faults import InputFault
+from adapters.reading import parse_json, read_bytes
 from study.tasks.pictures import (
     EXPECTED,
     array_hash,
@@ -30,6 +31,8 @@ from study.tasks.pictures import (
 )
 
 METADATA = "metadata.jsonl"
+_MOST = 200_000_000
+"""Bytes of it at most."""
 SPLITS = {"train", "test", "validation", "valid", "val"}
 
 HELD_OUT_PICTURES = 16
@@ -182,7 +185,7 @@ def _described(folder: Path) -> Files:
     """Read a folder whose pictures are described by a file."""
     told = folder / METADATA
     try:
-        lines = told.read_text(encoding="utf-8").splitlines()
+        lines = read_bytes(told, _MOST).decode("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputFault(f"{told} cannot be read as UTF-8 text ({error})") from error
     faults: list[str] = []
@@ -192,7 +195,7 @@ def _described(folder: Path) -> Files:
         if not line.strip():
             continue
         try:
-            entry = json.loads(line)
+            entry = parse_json(line.encode())
         except ValueError:
             entry = None
         if not isinstance(entry, dict) or not isinstance(entry.get("file_name"), str):
@@ -204,7 +207,7 @@ def _described(folder: Path) -> Files:
         if path.is_absolute() or ".." in path.parts or "\\" in name:
             faults.append(f"line {number}: {name} leads out of the folder")
         elif not is_picture(folder / name):
-            why = f"is no picture ({EXPECTED})" if (folder / name).exists() else "does not exist"
+            why = f"is no picture ({EXPECTED})" if os.path.exists(folder / name) else "does not exist"
             faults.append(f"line {number}: {name} {why}")
         elif not isinstance(text, str) or not text.strip():
             faults.append(f"line {number}: {name} has no text")

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from adapters.faults import InputFault
+from study.paths import place
 from study.tasks.captioned import Captioned
 from study.tasks.pictures import SMALLEST
 from study.tasks.specs import TaskSpec
@@ -67,7 +68,11 @@ def folder_of(declared: Mapping[str, Any], key: str, root: Path, faults: list[st
     if not isinstance(value, str) or not value.strip():
         faults.append(f"{key} is {value!r}, expected a folder")
         return ""
-    return str((root / Path(value).expanduser()).resolve())
+    try:
+        return str(place(root, value).resolve())
+    except InputFault as fault:
+        faults.append(f"{key}: {fault}")
+        return ""
 
 
 def checked(spec: Spec, faults: list[str]) -> Spec:

@@ -1,8 +1,11 @@
 """Picture files: which of a folder's files are pictures, and reading them. Never imports torch."""
 
 import hashlib
+import os
+import stat
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -17,15 +20,15 @@ SMALLEST = 16
 CENTRE, WHOLE = "centre", "none"
 CROPS = (CENTRE, WHOLE)
 """How a picture becomes a square: cut to its middle, or kept whole, with white beside it."""
-UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning)
-"""What Pillow raises for a file that is broken, something else, or absurdly large."""
+FORMATS = ("JPEG", "PNG", "WEBP")
+"""What a file is read as, whatever its name says: Pillow knows formats that it gives to other programs, such as EPS."""
 
 _NAMED = 20
 
 
 def is_picture(path: Path) -> bool:
     """Say whether a file is a picture by its name; hidden files are none."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and os.path.isfile(path)
 
 
 def picture_files(folder: Path) -> list[Path]:
@@ -41,10 +44,9 @@ def read(file: Path) -> Image.Image:
     InputFault : the file is no picture, is broken, or is smaller than 16 pixels; the message begins with its name.
     """
     try:
-        with warnings.catch_warnings(), Image.open(file) as opened:
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with _opened(file) as opened:
             image = _upright(opened)
-    except UNREADABLE as error:
+    except Exception as error:  # whatever Pillow raises for a file that is broken, something else, or absurdly large
         raise InputFault(f"{file.name} ({' '.join(str(error).split())[:120]})") from error
     if min(image.size) < SMALLEST:
         raise InputFault(f"{file.name} ({image.width}x{image.height}; at least {SMALLEST} pixels, please)")
@@ -59,20 +61,19 @@ def broken(files: Iterable[Path]) -> list[str]:
 @cache
 def _fault(file: Path, mtime: int, size: int) -> str:
     try:
-        with warnings.catch_warnings(), Image.open(file) as opened:
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with _opened(file) as opened:
             if min(opened.size) < SMALLEST:
                 return f"{file.name} ({opened.width}x{opened.height}; at least {SMALLEST} pixels, please)"
             opened.draft("RGB", (SMALLEST, SMALLEST))  # a JPEG is decoded at an eighth: as much is seen, much faster
             opened.load()
-    except UNREADABLE as error:
+    except Exception as error:  # as above
         return f"{file.name} ({' '.join(str(error).split())[:120]})"
     return ""
 
 
 def upright_size(file: Path) -> tuple[int, int]:
     """Give the width and height of a picture that can be read, turned as the camera said; it is not decoded."""
-    with Image.open(file) as opened:
+    with _opened(file) as opened:
         turned = opened.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # 5 to 8 turn by a quarter
         return (opened.height, opened.width) if turned else opened.size
 
@@ -115,6 +116,17 @@ def _hash(file: Path, mtime: int, size: int) -> str:
 def array_hash(picture: np.ndarray) -> str:
     """SHA-256 of a drawn picture's shape and bytes."""
     return hashlib.sha256(repr(picture.shape).encode() + np.ascontiguousarray(picture).tobytes()).hexdigest()
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Image.Image]:
+    """Open a picture; one of absurdly many pixels raises."""
+    if not stat.S_ISREG(file.stat().st_mode):  # a pipe would be waited for
+        raise ValueError("it is no ordinary file")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(file, formats=FORMATS) as opened:
+            yield opened
 
 
 def _upright(opened: Image.Image) -> Image.Image:

@@ -121,7 +121,15 @@ class NoFolder(InputFault):
 
 
 def spec_class(kind: str) -> type[TaskSpec]:
-    """Return the class that declares a kind of task."""
+    """Return the class that declares a kind of task.
+
+    Raises
+    ------
+    ValueError
+        For a kind that is none of `KINDS`.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"got the kind {kind!r} of a task, expected one of {', '.join(KINDS)}")
     return getattr(import_module(f"study.tasks.{kind}_spec"), KINDS[kind])
 
 
@@ -147,8 +155,9 @@ def resolve_task(spec: str | dict[str, Any], root: Path) -> TaskSpec:
     before, slash, after = name.strip().partition("/")
     short = after if slash and before in KINDS else name.strip()
     kind = declared.pop("kind", before if slash and before in KINDS else "subject")
-    if kind not in KINDS or (slash and before in KINDS and before != kind):
-        told = f"kind {kind!r} is unknown (known: {', '.join(KINDS)})" if kind not in KINDS else f"it is no {kind} task"
+    unknown = not isinstance(kind, str) or kind not in KINDS
+    if unknown or (slash and before in KINDS and before != kind):
+        told = f"kind {kind!r} is unknown (known: {', '.join(KINDS)})" if unknown else f"it is no {kind} task"
         raise InputFault(f"task {name}: {told}.")
     try:
         return spec_class(kind).resolve(short, declared, root)

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from adapters.faults import InputFault
+from study.paths import place
 from study.tasks.pictures import (
     CENTRE,
     CROPS,
@@ -198,7 +199,7 @@ def _from_folder(
     crop = declared.get("crop", CENTRE)
     if crop not in CROPS:
         faults.append(f"crop is {crop!r}, expected {' or '.join(CROPS)}")
-    folder = (root / Path(str(declared["pictures"])).expanduser()).resolve()
+    folder = place(root, str(declared["pictures"])).resolve()
     if not folder.parent.is_dir() and not faults:
         raise NoFolder(f"pictures: there is no folder {folder.parent}, where those of this task are to be")
     if not folder.is_dir():

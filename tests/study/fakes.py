@@ -64,9 +64,10 @@ def folders(root: Path) -> None:
 def pipeline(folder: Path, kind: str) -> None:
     """Write a pipeline by its files only."""
     index: dict[str, object] = {"_class_name": kind}
-    classes = {KINDS[kind].denoiser: KINDS[kind].denoisers[0], "vae": AUTOENCODER}
+    classes = {KINDS[kind].denoiser: KINDS[kind].denoisers[0], "vae": AUTOENCODER, "scheduler": "DDPMScheduler"}
     for component, stem in KINDS[kind].components.items():
-        index[component] = ["diffusers", classes.get(component, "Any")]
+        words = "CLIPTokenizer" if component.startswith("tokenizer") else "CLIPTextModel"
+        index[component] = ["diffusers", classes.get(component, words)]
         (folder / component).mkdir(parents=True)
         if stem:
             (folder / component / f"{stem}.safetensors").write_bytes(weights(component))

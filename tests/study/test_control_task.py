@@ -306,7 +306,7 @@ def test_an_encoder_s_file_is_checked(tmp_path):
     read = load_encoder(tmp_path, 4, 2)
     assert all(torch.equal(value, read.state_dict()[name]) for name, value in encoder.state_dict().items())
     for channels, halvings in ((8, 2), (4, 3)):
-        with pytest.raises(InputFault, match="are not what a denoiser"):
+        with pytest.raises(InputFault, match="is not what a denoiser"):
             load_encoder(tmp_path, channels, halvings)
     save_file({**encoder.state_dict(), "last.bias": torch.full((4,), torch.nan)}, tmp_path / FILE)
     with pytest.raises(InputFault, match="last.bias holds numbers that are not finite"):

@@ -102,8 +102,9 @@ def test_driver_may_leave_and_the_next_one_takes_its_jobs_over(study, slurm):
 def test_pack_that_another_driver_is_about_to_submit_is_left_and_that_of_a_dead_one_deleted(study):
     (pack,) = packs(study.config, study.trials, {}, str(study.store.folder))
     me = Process.of(os.getpid())
-    records.write(study.store, "a", pack, Record("slurm", me, "not-there-yet", 0, "fake"))
-    records.write(study.store, "b", pack, Record("slurm", replace(me, start=me.start - 1), "never", 0, "fake"))
+    records.write(study.store, "a", pack, Record("slurm", me, records.job_name("s"), 0, "fake"))
+    dead = replace(me, start=me.start - 1)
+    records.write(study.store, "b", pack, Record("slurm", dead, records.job_name("s"), 0, "fake"))
     assert executor(study).running() == {}
     assert [handle for handle, _, _ in records.read(study.store)] == ["a"]
 
