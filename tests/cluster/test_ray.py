@@ -17,7 +17,17 @@ from study.claims import Claims
 from study.executors.ray_cluster import Place
 from study.store import Store
 from study.study import Study
-from tests.cluster.tiny import ROOT, TRIALS, adapter_study, check_once, study_file, wait_until
+from tests.cluster.tiny import (
+    QUICK_SECONDS,
+    ROOT,
+    TRIALS,
+    adapter_study,
+    check_once,
+    check_quick,
+    quick_file,
+    study_file,
+    wait_until,
+)
 from tests.study import fakes
 
 _spec = importlib.util.spec_from_file_location("ray_of_two", Path(__file__).with_name("ray.py"))
@@ -170,3 +180,8 @@ def test_cluster_of_its_own_ends_with_the_driver(tmp_path, monkeypatch):
     done = subprocess.run(drive(tmp_path, file, 0), capture_output=True, text=True, timeout=400)
     assert ended_whole(done.stdout), done.stderr
     check_once(file)
+
+
+@pytest.mark.timeout(QUICK_SECONDS)
+def test_quick_study_runs_to_its_end(cluster, environment, tmp_path):
+    check_quick(quick_file(tmp_path, resources={"parallel": 2}), "--executor", "ray")

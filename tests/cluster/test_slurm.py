@@ -15,7 +15,18 @@ from pathlib import Path
 import pytest
 
 from study.study import Study
-from tests.cluster.tiny import ROOT, STUDY, TRIALS, adapter_study, check_once, study_file, wait_until
+from tests.cluster.tiny import (
+    QUICK_SECONDS,
+    ROOT,
+    STUDY,
+    TRIALS,
+    adapter_study,
+    check_once,
+    check_quick,
+    quick_file,
+    study_file,
+    wait_until,
+)
 from tests.study import fakes
 
 _spec = importlib.util.spec_from_file_location("cluster_of_two", Path(__file__).with_name("slurm.py"))
@@ -155,3 +166,8 @@ def test_cancel_ends_the_jobs(environment, tmp_path, monkeypatch):
     assert "ended" in told and not told.startswith("0")
     wait_until(lambda: not active("RUNNING", "PENDING", "COMPLETING"))
     assert os.listdir(Study.load(file).store.packs) == []
+
+
+@pytest.mark.timeout(QUICK_SECONDS)
+def test_quick_study_runs_to_its_end(environment, tmp_path):
+    check_quick(quick_file(tmp_path, resources=RESOURCES), "--executor", "slurm")

@@ -1,4 +1,4 @@
-"""What the tests of all clusters share: a study of five trials on micro-unet, and how its end is checked."""
+"""What the tests of all clusters share: studies on micro-unet, one of five trials, and how their end is checked."""
 
 import subprocess
 import sys
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from study.config import SHIPPED
 from study.study import Study
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,6 +20,7 @@ STUDY = {
     "protocol": {"steps": 3, "batch": 1, "prior_pictures": 1, "sampling_steps": 2, "pictures": 1},
     "scores": {"clip_i": "micro-clip"},
 }
+QUICK_SECONDS = 5400
 TRIALS = 5
 """Four valid pairs and the untuned backbone."""
 
@@ -28,6 +30,25 @@ def study_file(folder: Path, **changes: object) -> Path:
     file = folder / "tiny.yaml"
     file.write_text(yaml.safe_dump({**STUDY, "store": str(folder / "store"), **changes}, sort_keys=False))
     return file
+
+
+def quick_file(folder: Path, **changes: object) -> Path:
+    """Write the shipped study `quick`, with some sections changed."""
+    file = folder / "quick.yaml"
+    quick = yaml.safe_load((SHIPPED / "quick.yaml").read_text())
+    file.write_text(yaml.safe_dump({**quick, "store": str(folder / "store"), **changes}, sort_keys=False))
+    return file
+
+
+def check_quick(file: Path, *flags: str) -> None:
+    """Run the study `quick` to its end on a cluster, and find each of its trials done once and scored."""
+    driver = adapter_study("run", file, *flags)
+    said = driver.communicate(timeout=QUICK_SECONDS)
+    assert driver.returncode == 0, said
+    check_once(file)
+    rows = Study.load(file).store.rows()
+    assert rows[["clip_i", "clip_t", "dino_i"]].notna().all(axis=None)
+    assert "input" in said[0] and "output" in said[0], "the analysis of variance is printed"
 
 
 def adapter_study(*words: object) -> subprocess.Popen:
