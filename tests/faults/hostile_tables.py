@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
+from adapters.faults import InputFault  # noqa: E402
 from analysis import anova  # noqa: E402
 from study.activity import activity  # noqa: E402
 from study.cli.rows import rows  # noqa: E402
@@ -135,7 +136,7 @@ def check_rows(frame: pd.DataFrame) -> None:
 
 
 def of_store(root: Path, rng: random.Random) -> None:
-    """Damage or change a table of a store; if it is taken, everything that is done to stores keeps within it."""
+    """Damage or change a table of a store; it is left out, or everything that is done to stores keeps within it."""
     folder = root / "store"
     if not folder.exists():
         store(folder)
@@ -143,7 +144,8 @@ def of_store(root: Path, rng: random.Random) -> None:
         for name in ("secret.log", "secret.webp", "victim/file"):
             (root / "outside" / name).write_text("secret")
     kind = rng.choice(["trials", "trials", "images", "curves"])
-    file = folder / kind / f"{trial(rng.randrange(5)).id}.1.parquet"
+    at = trial(rng.randrange(5)).id
+    file = folder / kind / f"{at}.1.parquet"
     sound, table = file.read_bytes(), pq.read_table(file)
     metadata = {key: value for key, value in table.schema.metadata.items() if b"digest" not in key}
     bytes_only = rng.random() < 0.5
@@ -155,6 +157,11 @@ def of_store(root: Path, rng: random.Random) -> None:
         opened = Store(folder)
         found = {"trials": opened.attempts, "images": opened.images, "curves": opened.curves}[kind]()
         check_rows(opened.rows())
+        damaged_files = opened._read(kind)[1]
+        if damaged_files:
+            assert set(damaged_files) == {file} and set(found["id"]) == {trial(seed).id for seed in range(5)} - {at}
+            opened.keep_best("clip_i")
+            raise InputFault("it was left out")
         if bytes_only:  # any byte may be another one only where it changes nothing
             file.write_bytes(sound)
             again = {"trials": opened.attempts, "images": opened.images, "curves": opened.curves}[kind]()

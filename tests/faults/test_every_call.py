@@ -299,7 +299,7 @@ def test_setting_damaged_files_aside(tmp_path, calls):
         for seed, kind in ((2, "trials"), (3, "images")):
             file = store.folder / kind / f"{trial(seed).id}.1.parquet"
             file.write_bytes(damaged(file.read_bytes(), "torn", chance))
-        return lambda: set_aside(store)
+        return lambda: set_aside(store, store.examined(())[1])
 
     for store, again in each_kill(calls, tmp_path, prepare):
         again()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pyarrow.parquet as pq
 import pytest
 
-from adapters.faults import InputFault
 from study import sealed
 from tests.faults import hostile_tables
 from tests.faults.fuzzing import THOUSANDS
@@ -53,5 +52,5 @@ def test_table_without_a_digest_is_read_as_earlier_versions_and_other_programs_w
     assert store.rows().shape == before.shape and not sealed.damaged(bytes(data))
     data[len(data) // 2] ^= 1
     merged.write_bytes(data)
-    with pytest.raises(InputFault, match="not those that were written|cannot be read"):
-        store.rows()
+    with pytest.warns(UserWarning, match="not those that were written"):
+        assert store.rows().empty

@@ -24,6 +24,7 @@ from adapters.faults import InputFault
 from study import config, recipe
 from study.activity import activity
 from study.claims import Claims
+from study.damage import set_aside
 from study.executors import records, slurm_jobs
 from study.executors.records import Record
 from study.executors.slurm import submitted
@@ -143,11 +144,18 @@ def test_result_is_written_where_no_link_led(store, outside):
 
 
 @pytest.mark.parametrize("id", ["../../outside/victim", "/etc", "..", "", "A" * 64, "0" * 63, "0" * 64 + "/.."])
-def test_row_whose_id_is_a_path_is_refused_before_anything_is_deleted(store, outside, id):
+def test_row_whose_id_is_a_path_is_left_out_and_nothing_is_deleted_for_it(store, outside, id):
     rewrite(store, "trials", 0, id=id)
-    for action in (store.rows, store.gc, store.compact, lambda: store.keep_best("clip_i")):
-        with pytest.raises(InputFault, match="none of the store's"):
-            action()
+    file = store.folder / "trials" / f"{trial(0).id}.1.parquet"
+    with pytest.warns(UserWarning, match="none of the store's"):
+        assert set(store.rows()["seed"]) == {1, 2, 3, 4}
+    store.keep_best("clip_i")
+    store.compact()
+    with pytest.raises(InputFault, match="damaged"):
+        store.gc()
+    assert file.exists() and store.adapter(trial(0).id).is_dir()
+    (told,) = set_aside(store, store.examined(())[1])
+    assert "none of the store's" in told and told.isprintable() and not file.exists()
 
 
 @pytest.mark.parametrize(
@@ -171,10 +179,12 @@ def test_log_of_the_store_is_shown_without_what_steers_a_terminal(store):
 @pytest.mark.parametrize(
     "file", ["../outside/secret.webp", "pictures/../../outside/secret.webp", "trials/x.webp", "/x.webp"]
 )
-def test_picture_that_is_named_by_a_path_out_of_the_store_is_refused(store, outside, file):
+def test_picture_that_is_named_by_a_path_out_of_the_store_is_left_out_and_its_trial_run_again(store, outside, file):
     rewrite(store, "images", 0, file=file)
-    with pytest.raises(InputFault, match="none of the store's"):
-        store.images()
+    with pytest.warns(UserWarning, match="none of the store's"):
+        assert set(store.images()["id"]) == {trial(seed).id for seed in (1, 2, 3, 4)}
+    (told,) = set_aside(store, store.examined(())[1])
+    assert "with its trial's row" in told and set(store.rows()["seed"]) == {1, 2, 3, 4}
 
 
 def test_picture_that_is_a_link_is_not_in_a_report(store, outside):

@@ -177,7 +177,7 @@ def runtime(device: str | None) -> Runtime:
                     images=[
                         {"prompt": "a dog", "prompt_index": 0, "picture_seed": seed, "clip_i": value} for seed in (7, 8)
                     ],
-                    pictures=[np.full((8, 8, 3), int(value * 255), np.uint8)] * 2,
+                    pictures=[np.full((16, 16, 3), int(value * 255), np.uint8)] * 2,
                     curves=[{"step": 0, "loss": value}],
                 )
             )

@@ -37,7 +37,7 @@ RULES = [
     Rule("hyperband", (10, 20, 40, 80), reduction_factor=2),
 ]
 PRUNED = {
-    "kind": "optuna", "trials": 36, "batch": 3,
+    "kind": "optuna", "trials": 36, "batch": 4,
     "pruner": {"kind": "median", "at": [0.4, 0.7], "pictures": 1, "startup_trials": 2},
 }  # fmt: skip
 """Nine of the fake study's twelve designs, on two tasks with two seeds."""
