@@ -202,7 +202,7 @@ def test_looks_are_kept_beside_the_rows_they_are_of(tmp_path, monkeypatch):
     # Of other rows nothing is remembered: what was best is now worst.
     loaded = Study.load(path)
     rows = loaded.store.rows()
-    monkeypatch.setattr(type(loaded.store), "rows", lambda self: rows.assign(clip_i=-rows["clip_i"]))
+    monkeypatch.setattr(type(loaded.store), "rows", lambda self, columns=None: rows.assign(clip_i=-rows["clip_i"]))
     assert loaded.status()["search"] != status["search"] and counted
 
 
