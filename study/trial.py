@@ -310,6 +310,9 @@ class _PackForm(_Form):
     together: Annotated[int, Field(ge=1)] | None
     asked: Annotated[int, Field(ge=1)] | None
     take_over: bool
+    checkpoint: Annotated[float, Field(gt=0)] | None
+    keep_pictures: Literal["all", "best", "none"]
+    tensorboard: bool
 
 
 @dataclass

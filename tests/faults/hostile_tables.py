@@ -32,6 +32,7 @@ from study.activity import activity  # noqa: E402
 from study.cli.rows import rows  # noqa: E402
 from study.columns import ROW  # noqa: E402
 from study.config import Protocol  # noqa: E402
+from study.keep import Keeping  # noqa: E402
 from study.store import Store, read_results  # noqa: E402
 from study.trial import STATUSES, Trial, TrialResult  # noqa: E402
 from tests.faults.fuzzing import fuzz  # noqa: E402
@@ -160,7 +161,7 @@ def of_store(root: Path, rng: random.Random) -> None:
         damaged_files = opened._read(kind)[1]
         if damaged_files:
             assert set(damaged_files) == {file} and set(found["id"]) == {trial(seed).id for seed in range(5)} - {at}
-            opened.keep_best("clip_i")
+            Keeping(opened, "clip_i", "best", "best").settle()
             raise InputFault("it was left out")
         if bytes_only:  # any byte may be another one only where it changes nothing
             file.write_bytes(sound)
@@ -170,7 +171,7 @@ def of_store(root: Path, rng: random.Random) -> None:
         told = activity(opened, [trial(seed) for seed in range(5)], opened.rows())
         assert "secret" not in json.dumps(told)
         read_results(folder)
-        opened.keep_best("clip_i")
+        Keeping(opened, "clip_i", "best", "best").settle()
     finally:
         outside = sorted(path.name for path in (root / "outside").rglob("*"))
         assert outside == ["file", "secret.log", "secret.webp", "victim"], outside

@@ -19,6 +19,7 @@ from study.config import Protocol
 from study.damage import DAMAGED, set_aside
 from study.executors import records
 from study.executors.records import Record
+from study.keep import Keeping
 from study.process import Process
 from study.store import Store
 from study.trial import Pack, Trial, TrialResult
@@ -212,7 +213,7 @@ def test_keep_best(tmp_path, calls):
     def prepare(store):
         for seed in (1, 2, 3):
             store.commit(result(seed), keep="best")
-        return lambda: store.keep_best("clip_i")
+        return lambda: Keeping(store, "clip_i", "best").settle()
 
     for store, again in each_kill(calls, tmp_path, prepare):
         assert store.adapter(trial(3).id).is_dir() and len(store.rows()) == 3

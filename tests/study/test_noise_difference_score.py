@@ -128,7 +128,7 @@ def test_an_old_store_reads_with_the_score_missing(root):
     old, new = study.trials[:2]
     study.store.commit(TrialResult(old, "done", scores={"clip_i": 0.5}), "s")
     for file in (study.store.folder / "trials").glob("*.parquet"):
-        pq.write_table(pq.read_table(file).drop_columns(["noise_difference"]), file)
+        pq.write_table(pq.read_table(file).drop_columns(["noise_difference"]).replace_schema_metadata(), file)
     assert study.store.rows()["noise_difference"].isna().all()
     study.store.commit(TrialResult(new, "done", scores={"clip_i": 0.4, "noise_difference": 0.3}), "s")
     for _ in range(2):

@@ -319,7 +319,7 @@ def test_who_would_have_decided_otherwise_runs_a_pruned_trial_again(home, tmp_pa
         ({"pruner": {"kind": "successive_halving", "at": [0.4, 0.7], "reduction_factor": 2}}, "2, times the one"),
         ({"pruner": {"kind": "hyperband", "at": 0.5}}, "one bracket"),
         ({"pruner": {"kind": "median", "at": 0.5}, "batch": 9}, "would prune nothing"),
-        ({"pruner": {"kind": "median", "at": 0.5, "startup_trials": 7}}, "fewer startup_trials"),
+        ({"pruner": {"kind": "median", "at": 0.5, "startup_trials": 9}}, "fewer startup_trials"),
         ({"sampler": "nsga2"}, "Optuna prunes no search for several scores"),
         ({"scores": ["clip_i", "dino_i"]}, "Optuna prunes no search for several scores"),
         ({"sampler": "qmc"}, "qmc plans all designs at once"),
