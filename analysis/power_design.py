@@ -258,8 +258,8 @@ def _notes(
         mixed = dict.fromkeys(name(term) for test in combined for term in test.tested.mixed)
         notes.append(
             f"Nothing is said of {' and '.join(test.tested.label for test in combined)}: with {', '.join(mixed)} in "
-            "the model the table tests against several mean squares at once, or not at all. Leave these interactions "
-            "out to ask about them."
+            "the model the error holds what these differ by from task to task too, which is not planned with. Leave "
+            "these interactions out to ask about them."
         )
     unknown = [t.tested.label for t in tests if t.shape.df and t.mean_sq(seeds) is None and not t.combined]
     if unknown:

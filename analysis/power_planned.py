@@ -52,7 +52,7 @@ class PlannedTest:
 
     @property
     def combined(self) -> bool:
-        """Whether the table will test against several mean squares, of which nothing is foreseen here."""
+        """Whether the error holds variances of other terms too, of which nothing is foreseen here."""
         return self.against == TASK and bool(self.tested.mixed)
 
     def df_error(self, tasks: int, seeds: int) -> int:

@@ -159,13 +159,12 @@ def test_every_test_has_the_degrees_of_freedom_and_the_error_that_the_table_will
     assert [row.term for row in found.terms] == [row.term for row in theirs]
     for row, known in zip(found.terms, theirs, strict=True):
         assert (row.role, row.df, row.df_nominal) == (known.role, known.df, known.df_nominal), row.term
-        if error == "task" and row.term in ("pair", "component"):  # against several mean squares, which is said
-            assert known.error.approximate or known.error.mean_sq is None
+        if error == "task" and row.term in ("pair", "component"):  # the error holds others' variances, which is said
             assert row.smallest is None and row.error_sd is None
             continue
         assert row.df_error == pytest.approx(known.error.df), row.term
         assert row.error == known.error.term.replace("component of the pair", "component")
-    assert ("against several mean squares" in found.explain()) == (error == "task")
+    assert ("which is not planned with" in found.explain()) == (error == "task")
     assert found.trials == len(frame) and found.designs == len(cells)
     assert [row.of for row in found.pairs] == ["pair", "component", *factors, "whole design"]
 
