@@ -38,7 +38,8 @@ from benchmarks.common import machine
 from study import sealed
 from study.columns import ROW
 from study.config import SECTIONS
-from study.store import Store, _row
+from study.result_files import row_of
+from study.store import Store
 from study.study import Study
 from study.tables import table_of, write_table
 from study.trial import Trial, TrialResult
@@ -101,11 +102,11 @@ def fill(root: Path, trials: Sequence[Trial], loose: int) -> None:
     for name, apart in (("compacted", 0), ("loose", loose)):
         store = Store(root / name)
         first = len(results) - apart
-        rows = [_row(each, "scale", 1) for each in results[:first]]
+        rows = [row_of(each, "scale", 1) for each in results[:first]]
         write_table(store.folder / "trials" / f"merged-{'0' * 32}.parquet", table_of(rows, ROW))
         (store.folder / "compacted").touch()
         for each in results[first:]:  # as `commit` does, without waiting for the disk ten thousand times
-            row = table_of([_row(each, "scale", 1)], ROW)
+            row = table_of([row_of(each, "scale", 1)], ROW)
             sealed.write(store.folder / "trials" / f"{each.trial.id}.1.parquet", row)
 
 

@@ -6,8 +6,6 @@ appears whole or not at all: written under a temporary name, synced, renamed.
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import uuid
 import warnings
@@ -15,20 +13,19 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from adapters.faults import InputFault
 from study import sealed
 from study.atomic import TEMPORARY, is_number, look_anew, remove
-from study.canonical import canonical_json
 from study.checkpoints import Checkpoints
-from study.columns import CURVE, IMAGE, MEASURED, ROW, SCORES, TABLES
+from study.columns import CURVE, IMAGE, ROW, TABLES
 from study.commit import Fill, commit, give_back
 from study.damage import left_out, set_aside_before
 from study.executors.records import given_to_slurm
-from study.space import factor_texts
-from study.tables import Damaged, attempts_in, completed, files_of, read_table, read_tables, table_of, write_table
-from study.trial import FINAL, PRUNED, STATUSES, TrialResult
+from study.result_files import row_of, save_pictures, save_weights
+from study.tables import attempts_in, completed, files_of, read_tables, table_of, write_table
+from study.trial import FINAL, PRUNED, TrialResult
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -139,12 +136,12 @@ class Store:
         ValueError
             If the result has a status, score or column that the store does not know.
         """
-        row = _row(result, study, attempt)
+        row = row_of(result, study, attempt)
         id, name = row["id"], f"{row['id']}.{attempt}.parquet"
         files = [f"{index:03d}.webp" for index in range(len(result.pictures))] if pictures != "none" else []
         pieces: dict[Path, Fill] = {}
         if files:
-            pieces[self.pictures(id)] = lambda folder: _save_pictures(folder, files, result.pictures)
+            pieces[self.pictures(id)] = lambda folder: save_pictures(folder, files, result.pictures)
         if result.images:
             shown: list[str | None] = [f"pictures/{id}/{file}" for file in files]
             shown += [None] * (len(result.images) - len(files))  # of many pictures the first are kept
@@ -157,7 +154,7 @@ class Store:
             curves = [{"id": id, "attempt": attempt, **point} for point in result.curves]
             pieces[self.folder / "curves" / name] = lambda part: sealed.write(part, table_of(curves, CURVE))
         if result.adapter is not None and keep != "none":
-            pieces[self.adapter(id)] = lambda folder: _save_adapter(folder, result, row)
+            pieces[self.adapter(id)] = lambda folder: save_weights(folder, result, row)
         return commit(self.folder, self.folder / "trials" / name, table_of([row], ROW), pieces, self._merged)
 
     def has(self, id: str, attempt: int) -> bool:
@@ -353,70 +350,6 @@ class Known:
         )
 
 
-def read_results(path: str | Path, tuning: bool = False) -> pd.DataFrame:
-    """Read results to analyse: a store, a parquet file or a CSV.
-
-    Parameters
-    ----------
-    tuning : bool
-        Read the trials of a store's tuning instead of those of its study.
-
-    Returns
-    -------
-    DataFrame
-        Of a store: one row a trial of the study's designs; rows of the untuned backbone and of the tuning are left out.
-        Of a CSV every value is text, so that "NA" stays a level; `numbers` turns a response into numbers.
-
-    Raises
-    ------
-    InputFault
-        If it is none of these, cannot be read, is a store of an unknown version, or there is no tuning in it.
-    """
-    import pandas as pd
-
-    path = Path(path)
-    if tuning and path.is_file():
-        raise InputFault(f"{path} is a file; only of a store can the trials of the tuning be asked for")
-    if path.is_dir():
-        rows = Store(path).rows()
-        if rows.empty:
-            raise InputFault(f"{path} holds no results; expected a store (it has trials/*.parquet), or a file")
-        if tuning and not (rows["role"] == "tune").any():
-            raise InputFault(f"{path} holds no trial of a tuning; run a study that has the section `tune`")
-        wanted = rows["role"] == "tune" if tuning else ~rows["role"].isin(["reference", "tune"])
-        return rows[wanted].reset_index(drop=True)
-    if not path.is_file():
-        raise InputFault(f"{path}: no such file or folder; expected a store, a parquet file or a CSV")
-    if path.suffix.lower() == ".parquet":
-        return _to_pandas(path)
-    if path.suffix.lower() == ".csv":
-        try:
-            return pd.read_csv(path, dtype=str, keep_default_na=False)
-        except (ValueError, OSError) as error:
-            raise InputFault(f"{path}: cannot be read as CSV ({error})") from error
-    raise InputFault(f"{path}: expected a store, or a file that ends in .parquet or .csv")
-
-
-def _to_pandas(file: Path) -> pd.DataFrame:
-    """Read a parquet file that may be of any program."""
-    import pyarrow as pa
-
-    try:
-        table = read_table(file)
-        table.validate(full=True)
-    except (Damaged, pa.ArrowException) as fault:
-        reason = f"{fault}\n".splitlines()[0]
-        raise InputFault(f"{file}: cannot be read as parquet ({reason}); delete it, or give another file") from fault
-    for column in table.schema:
-        if pa.types.is_nested(column.type):
-            raise InputFault(f"{file}: the column {column.name!a} holds {column.type}, expected numbers or text")
-    try:
-        return table.to_pandas()
-    except Exception as error:  # whatever pandas raises for types that it does not know
-        reason = " ".join(str(error).split())[:200]
-        raise InputFault(f"{file}: pandas cannot read its columns ({reason}); give numbers and text") from error
-
-
 def _wanted(columns: Collection[str]) -> dict[str, str]:
     """Return some columns of rows, and those that decide which attempt counts, with their types."""
     return {name: ROW[name] for name in dict.fromkeys([*KEYS, *columns])}
@@ -432,35 +365,6 @@ def _warn_once(told: str) -> None:
     warnings.warn(told, stacklevel=4)
 
 
-def _row(result: TrialResult, study: str, attempt: int) -> dict[str, Any]:
-    trial = result.trial
-    unknown = [*set(result.scores) - set(SCORES), *set(result.columns) - set(MEASURED)]
-    if unknown or result.status not in STATUSES:
-        raise ValueError(
-            f"the result of {trial.label()} has the status {result.status!r} (known: {', '.join(STATUSES)}) "
-            f"and unknown columns {sorted(unknown)} (known: {', '.join([*SCORES, *MEASURED])})"
-        )
-    return {
-        **factor_texts(trial.design),
-        **{name: float(result.scores.get(name, math.nan)) for name in SCORES},
-        **result.columns,
-        "id": trial.id,
-        "attempt": attempt,
-        "study": study,
-        "role": trial.role,
-        "plan": trial.plan,
-        "status": result.status,
-        "error": result.error,
-        "design_json": canonical_json(trial.design),
-        "task": trial.task,
-        "task_hash": trial.task_hash,
-        "seed": trial.seed,
-        "backbone": trial.backbone,
-        "backbone_hash": trial.backbone_hash,
-        "protocol_json": canonical_json(trial.protocol.model_dump(mode="json")),
-    }
-
-
 def one_a_trial(attempts: pd.DataFrame) -> pd.DataFrame:
     """Return the attempts that count, one a trial: the final one first, then the lowest; none of pruned trials."""
     attempts = attempts[attempts["status"] != PRUNED]
@@ -469,26 +373,3 @@ def one_a_trial(attempts: pd.DataFrame) -> pd.DataFrame:
     order = attempts[["id", "attempt"]].assign(late=~attempts["status"].isin(FINAL))
     order = order.sort_values(["late", "attempt"], kind="stable").drop_duplicates("id")
     return attempts.loc[order.index.sort_values()].reset_index(drop=True)
-
-
-def _save_pictures(folder: Path, files: list[str], pictures: Iterable[Any]) -> None:
-    from PIL import Image
-
-    for file, picture in zip(files, pictures, strict=True):
-        # Lossless, so that a score computed later from the kept pictures is the score of what was drawn.
-        Image.fromarray(picture).save(folder / file, lossless=True)
-
-
-def _save_adapter(folder: Path, result: TrialResult, row: Mapping[str, Any]) -> None:
-    from study.control_encoder import save_adapter
-
-    assert result.adapter is not None
-    told = ("id", "study", "backbone", "backbone_hash", "task", "seed")
-    metadata = {
-        **{name: row[name] for name in told},
-        "protocol": json.loads(row["protocol_json"]),
-        "scores": {name: value for name, value in result.scores.items() if math.isfinite(value)},
-    }
-    if result.pictures:
-        metadata["size"] = len(result.pictures[0])
-    save_adapter(folder, result.trial.design, result.adapter, metadata, result.encoder)

@@ -41,7 +41,8 @@ def rows(
         If the results cannot be read, a condition is wrong, a response is text, rows that differ in role, backbone or
         protocol are not told apart, or rows were planned because of scores and no condition says that they are meant.
     """
-    from study.store import Store, read_results
+    from study.results import read_results
+    from study.store import Store
 
     every = read_results(results, tuning)
     if results.is_dir() and not tuning and (lost := set(Store(results).pruned()["id"]) - set(every["id"])):

@@ -33,7 +33,8 @@ from study.cli.rows import rows  # noqa: E402
 from study.columns import ROW  # noqa: E402
 from study.config import Protocol  # noqa: E402
 from study.keep import Keeping  # noqa: E402
-from study.store import Store, read_results  # noqa: E402
+from study.results import read_results  # noqa: E402
+from study.store import Store  # noqa: E402
 from study.trial import STATUSES, Trial, TrialResult  # noqa: E402
 from tests.faults.fuzzing import fuzz  # noqa: E402
 from tests.faults.mutators import NUMBERS, TEXTS, damaged  # noqa: E402

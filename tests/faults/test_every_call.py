@@ -38,7 +38,7 @@ def calls(request):
 
 @pytest.fixture(autouse=True)
 def weights_are_bytes(monkeypatch):
-    monkeypatch.setattr("study.store._save_adapter", _save)
+    monkeypatch.setattr("study.store.save_weights", _save)
 
 
 def _save(folder: Path, result: TrialResult, row: dict) -> None:

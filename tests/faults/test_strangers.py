@@ -31,7 +31,8 @@ from study.executors.slurm import submitted
 from study.keep import Keeping
 from study.process import Process
 from study.report_pictures import _pictures
-from study.store import PARTS, Store, read_results
+from study.results import read_results
+from study.store import PARTS, Store
 from study.trial import Pack
 from study.yaml_lines import parse_yaml
 from tests.faults import hostile_tables

@@ -91,7 +91,7 @@ def shade_of(store: Store, seed: int) -> set[float]:
 
 
 def test_of_several_that_commit_one_trial_at_once_the_first_row_wins_with_all_its_files(tmp_path, monkeypatch):
-    monkeypatch.setattr("study.store._save_adapter", save_weights)
+    monkeypatch.setattr("study.store.save_weights", save_weights)
     store, seeds = Store(tmp_path / "store"), range(30)
     barrier, won = FORK.Barrier(WRITERS), FORK.Array("b", WRITERS * len(seeds))
     shades = range(1, WRITERS + 1)

@@ -19,7 +19,7 @@ from study import Study, config
 from study.cli import main
 from study.confirm import Confirming
 from study.executors.local import LocalExecutor
-from study.store import read_results
+from study.results import read_results
 from study.trial import Trial, TrialResult
 from tests.study import fakes, tiny
 from tests.study.test_commands import call

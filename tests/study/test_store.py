@@ -13,7 +13,8 @@ from study import store as store_module
 from study.columns import ROW
 from study.config import Protocol
 from study.keep import Keeping
-from study.store import Known, Store, read_results
+from study.results import read_results
+from study.store import Known, Store
 from study.trial import Trial, TrialResult
 
 

@@ -18,7 +18,7 @@ from adapters.faults import InputFault
 from study import Study, config, plan
 from study.executors.local import LocalExecutor
 from study.report import analyse, page, terms
-from study.store import read_results
+from study.results import read_results
 from study.trial import Pack, Trial, TrialResult
 from tests.study import fakes
 from tests.study.test_commands import call
