@@ -119,10 +119,10 @@ def test_two_that_merge_at_once_lose_and_double_nothing(store, monkeypatch):
     before = set(store.rows()["id"])
     real = store_module.read_tables
 
-    def slow(files, **arguments):
+    def slow(files, *given, **named):
         monkeypatch.setattr(store_module, "read_tables", real)
         Store(store.folder).compact()  # another process, between the list of files and their reading
-        return real(files, **arguments)
+        return real(files, *given, **named)
 
     monkeypatch.setattr(store_module, "read_tables", slow)
     assert store.compact(("trials",)) == 0
