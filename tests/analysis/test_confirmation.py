@@ -219,6 +219,7 @@ def test_earlier_trials_are_shown_beside_and_change_no_number():
     assert compare(frame, earlier=earlier.iloc[:0]).earlier is None
 
 
+@pytest.mark.slow
 def test_what_is_chosen_for_being_high_shrinks():
     """Twenty equal designs: the best of a study looks better than it is there, and not on the new tasks."""
     there, here = [], []

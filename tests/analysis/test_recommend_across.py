@@ -57,6 +57,7 @@ def test_where_effects_are_the_same_one_design_is_recommended_and_absence_is_not
     assert "It is not shown that the best design differs" in verdict
 
 
+@pytest.mark.slow
 def test_without_an_interaction_backbones_are_parted_as_rarely_as_promised():
     """Two tests at 5 % each: of 40 studies more than 10 are parted with probability < .002 (binomial, p = .0975)."""
     assert sum(across(trials(seed, SAME, tasks=5)).apart for seed in range(40)) <= 10

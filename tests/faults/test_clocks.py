@@ -24,6 +24,7 @@ print("the year is", time.gmtime(time.time()).tm_year, file=sys.stderr)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds processes through /proc")
 def test_kills_under_clocks_that_jump_lose_and_double_nothing(tmp_path, monkeypatch):
     study, store, chance = fakes.study_file(tmp_path), tmp_path / "store", random.Random(11)

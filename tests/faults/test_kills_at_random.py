@@ -71,6 +71,7 @@ def check(study: Path, store: Path) -> None:
     assert {file.suffix for file in store.rglob("*") if file.is_file()} == {".parquet", ".webp", ".log"}
 
 
+@pytest.mark.slow
 def test_a_few_kills(tmp_path):
     study, store = fakes.study_file(tmp_path), tmp_path / "store"
     assert kill_at_random(study, store, 1, random.Random(5), most=4)

@@ -273,7 +273,11 @@ def test_gc_leaves_checkpoints_of_trials_without_a_row(pack_of, worker):
 
 @pytest.mark.parametrize(
     ("number", "designs"),
-    [(signal.SIGKILL, [LORA]), (signal.SIGKILL, [LORA, POSITION, TLORA]), (signal.SIGTERM, [LORA])],
+    [
+        (signal.SIGKILL, [LORA]),
+        pytest.param(signal.SIGKILL, [LORA, POSITION, TLORA], marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, [LORA], marks=pytest.mark.slow),
+    ],
 )
 def test_a_worker_killed_in_the_middle_is_gone_on_from(pack_of, worker, tmp_path, number, designs):
     """With SIGKILL from the last checkpoint, with SIGTERM from the step that it came at."""
@@ -329,6 +333,7 @@ def test_a_process_that_is_to_go_on_writes_and_goes_on(monkeypatch):
             signal.signal(number, before)
 
 
+@pytest.mark.slow
 def test_a_trial_that_gets_on_is_tried_again_however_often_it_is_ended(tmp_path, monkeypatch):
     """As on nodes that are taken away; one that does not get on fails after three tries (tests/study/test_kills.py)."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))

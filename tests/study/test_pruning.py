@@ -220,6 +220,7 @@ def test_rows_are_the_same_whatever_the_workers_packs_and_interruptions(home, tm
     assert told(Study.load(tmp_path / "fake.yaml")) == whole
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_changes_no_row(home, tmp_path, monkeypatch):
     whole = told(home[1])
     path = fakes.study_file(tmp_path, strategy=PRUNED)

@@ -109,6 +109,7 @@ def test_pack_that_another_driver_is_about_to_submit_is_left_and_that_of_a_dead_
     assert [handle for handle, _, _ in records.read(study.store)] == ["a"]
 
 
+@pytest.mark.slow
 def test_lost_job_is_told_and_its_trial_is_tried_three_times(tmp_path, slurm, monkeypatch):
     monkeypatch.setenv("FAKE_DEADLY", "silu")
     factors = {"input": ["CA_out"], "output": ["FFN_in"], "activation": ["relu", "silu"]}
