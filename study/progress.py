@@ -33,6 +33,7 @@ class Bar:
 
     def __init__(self, score: str) -> None:
         self._trials: dict[str, Trial] = {}
+        self._over: set[str] = set()
         self._score = score
         self._begin = time.monotonic()
         self._total = 0
@@ -65,6 +66,7 @@ class Bar:
     def expect(self, trials: Sequence[Trial], later: int = 0) -> None:
         """Take note of trials that are about to run, and of how many more will follow them."""
         self._trials |= {trial.id: trial for trial in trials}
+        self._over -= {trial.id for trial in trials}
         self._total = self._done + len(trials) + later
         self._bar.update(self._task, total=self._total)
 
@@ -73,10 +75,13 @@ class Bar:
         trial = event["trial"]
         label = self._trials[trial].label() if trial in self._trials else trial
         if event["event"] == "step":
+            if trial in self._over:  # a sign of life while others of its pack are scored
+                return
             self._part[trial] = event["step"] / max(1, event["steps"])
             self._bar.update(self._task, now=f"{label} · step {event['step']}/{event['steps']}", left=self._left())
         elif event["event"] == "result":
             self._part.pop(trial, None)
+            self._over.add(trial)
             self._done += 1
             value = event["scores"].get(self._score)
             told = f"{self._score} {value:.3f}" if value is not None else event["status"]
