@@ -37,9 +37,6 @@ PARTS = (
 )  # fmt: skip
 """What is in a store."""
 
-LOOSE = 1000
-"""Files of rows that are merged by the driver of a run."""
-
 KEYS = ("id", "attempt", "status")
 """Columns that decide which attempt of a trial counts."""
 

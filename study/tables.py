@@ -232,4 +232,5 @@ def attempts_in(file: Path) -> frozenset[tuple[str, int]]:
 
 
 def write_table(path: Path, table: pa.Table) -> None:
+    """Write a table of a store, whole or not at all."""
     write_file(path, lambda part: sealed.write(part, table))

@@ -126,6 +126,7 @@ def _why(found: Recommendation, content: ReportContent) -> str:
 
 
 def where_of(found: Recommendation) -> str:
+    """What the recommendation is for, in words: these tasks, or new ones."""
     if found.error == RESIDUAL:
         return "these tasks"
     return f"new {found.error}s" if found.error.isidentifier() else f"new levels of {found.error}"

@@ -14,7 +14,7 @@ from adapters.faults import InputFault
 from study.atomic import write_file
 from study.cli.means import print_table
 from study.cli.shared import StudyFile
-from study.cli.told import plain_warnings, warn
+from study.cli.told import warn
 from study.study import Study
 
 
@@ -47,11 +47,10 @@ def command(
         check_output(output)
     from study.attention import attention
 
-    with plain_warnings():
-        loaded = Study.load(study, store)
-        found = attention(loaded, trial, best, pictures, prompt, by, lambda words: print(words, file=sys.stderr))
-        if best is not None and len(found.trials) < best:
-            warn(f"{len(found.trials)} trials have kept weights, fewer than {best}")
+    loaded = Study.load(study, store)
+    found = attention(loaded, trial, best, pictures, prompt, by, lambda words: print(words, file=sys.stderr))
+    if best is not None and len(found.trials) < best:
+        warn(f"{len(found.trials)} trials have kept weights, fewer than {best}")
     if output is not None:
         write_file(output, lambda part: found.plot().savefig(part, format="png"))
         print(output, file=sys.stderr if as_json else sys.stdout)

@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 import typer
 
 from adapters.faults import InputFault
-from study.cli.told import plain_warnings
 
 
 def command(
@@ -31,17 +30,16 @@ def command(
     """
     if output.is_file() or (output.is_dir() and any(output.iterdir())):
         raise InputFault(f"-o {output}: there is something already; name a folder that is empty or not there")
-    with plain_warnings():
-        from adapters.export import export
-        from study.trained_adapter import backbone_of
+    from adapters.export import export
+    from study.trained_adapter import backbone_of
 
-        base, metadata = backbone_of(adapter, backbone)
-        if metadata.control:
-            raise InputFault(
-                f"{adapter}: it follows control maps through an encoder beside it, which no format of `export` holds; "
-                "draw with `adapter-study generate --map`"
-            )
-        done = export(adapter, format, output, base.pipeline, approximate)
+    base, metadata = backbone_of(adapter, backbone)
+    if metadata.control:
+        raise InputFault(
+            f"{adapter}: it follows control maps through an encoder beside it, which no format of `export` holds; "
+            "draw with `adapter-study generate --map`"
+        )
+    done = export(adapter, format, output, base.pipeline, approximate)
     for file in done.files:
         print(file)
     if done.error is not None:

@@ -12,7 +12,7 @@ import typer
 
 from adapters.faults import InputFault
 from study.atomic import write_file
-from study.cli.told import plain_warnings, warn
+from study.cli.told import warn
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,18 +42,17 @@ def command(
     files = _files(output, count)
     if guidance is not None and not math.isfinite(guidance):
         raise InputFault(f"--guidance {guidance}: expected a finite number, such as 4")
-    with plain_warnings():
-        from study.trained_adapter import draw, loaded
+    from study.trained_adapter import draw, loaded
 
-        with loaded(adapter, backbone) as (base, metadata):
-            if metadata.token is not None and not _says(prompt, metadata.token):
-                warn(f"the prompt lacks {metadata.token!r}, the word that means the subject: {prompt!r}")
-            changes = {"sampling_steps": steps, "guidance": guidance}
-            protocol = metadata.protocol.model_copy(update={k: v for k, v in changes.items() if v is not None})
-            pictures = draw(base, prompt, count, seed, protocol, map)
-            for file, picture in zip(files, pictures, strict=True):
-                _write(file, picture)
-                print(file)
+    with loaded(adapter, backbone) as (base, metadata):
+        if metadata.token is not None and not _says(prompt, metadata.token):
+            warn(f"the prompt lacks {metadata.token!r}, the word that means the subject: {prompt!r}")
+        changes = {"sampling_steps": steps, "guidance": guidance}
+        protocol = metadata.protocol.model_copy(update={k: v for k, v in changes.items() if v is not None})
+        pictures = draw(base, prompt, count, seed, protocol, map)
+        for file, picture in zip(files, pictures, strict=True):
+            _write(file, picture)
+            print(file)
 
 
 def _files(output: Path, count: int) -> list[Path]:

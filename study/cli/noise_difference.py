@@ -14,7 +14,7 @@ from adapters.faults import InputFault
 from study.atomic import write_file
 from study.cli.means import print_table
 from study.cli.shared import StudyFile
-from study.cli.told import plain_warnings, warn
+from study.cli.told import warn
 from study.noise_reading import reading
 from study.study import Study
 
@@ -48,12 +48,11 @@ def command(
         raise InputFault("give --trial or --best, not both")
     if output is not None:
         _check_output(output)
-    with plain_warnings():
-        loaded = Study.load(study, store)
-        if trial is None and best is None:
-            _answer_from_store(loaded, error, ratio, output, as_json)
-        else:
-            _maps(loaded, trial, best, pictures, error, ratio, output, as_json)
+    loaded = Study.load(study, store)
+    if trial is None and best is None:
+        _answer_from_store(loaded, error, ratio, output, as_json)
+    else:
+        _maps(loaded, trial, best, pictures, error, ratio, output, as_json)
 
 
 def _maps(

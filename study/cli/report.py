@@ -12,7 +12,6 @@ import typer
 from adapters.faults import InputFault
 from study.atomic import write_file
 from study.cli.shared import StudyFile
-from study.cli.told import plain_warnings
 from study.study import Study
 
 HTML, MARKDOWN = (".html", ".htm"), (".md", ".markdown")
@@ -51,8 +50,7 @@ def command(
     for folder, option in ((beside, f"-o {output}"), (figures, "--figures")):
         if folder is not None and folder.exists() and not folder.is_dir():
             raise InputFault(f"{option}: {folder} is a file; the figures need a folder of that name")
-    with plain_warnings():
-        page = built(Study.load(study, store), study, recipe, maps, lambda words: print(words, file=sys.stderr))
+    page = built(Study.load(study, store), study, recipe, maps, lambda words: print(words, file=sys.stderr))
     if beside is not None:
         from analysis.report.markdown import to_markdown
 

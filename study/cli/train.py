@@ -14,7 +14,7 @@ from adapters.faults import InputFault
 from study import recipe as recipes
 from study.backbones.names import fetch, resolve
 from study.cli.shared import GradientCheckpointing, Offload, RecipeFile
-from study.cli.told import plain_warnings, warn
+from study.cli.told import warn
 from study.progress import Steps, duration
 from study.saving import Saving
 from study.tasks.specs import resolve_task, unknown_class
@@ -52,7 +52,7 @@ def command(
     fetch(read.backbone)
     for warning in unknown_class(read.backbone, spec):
         warn(warning)
-    with plain_warnings(), Steps(read.protocol.steps) as bar:
+    with Steps(read.protocol.steps) as bar:
         from study.packing import is_out_of_memory
         from study.trained_adapter import train_adapter
 

@@ -14,7 +14,7 @@ from study.atomic import write_file
 from study.cli.attention import check_output
 from study.cli.means import print_table
 from study.cli.shared import StudyFile
-from study.cli.told import plain_warnings, warn
+from study.cli.told import warn
 from study.study import Study
 
 
@@ -44,11 +44,10 @@ def command(
         check_output(output)
     from study.weights import weights
 
-    with plain_warnings():
-        loaded = Study.load(study, store)
-        found = weights(loaded, trial, best, targets, ranks, seed, lambda words: print(words, file=sys.stderr))
-        if best is not None and found.trials < best:
-            warn(f"{found.trials} trials of full tuning have kept weights, fewer than {best}")
+    loaded = Study.load(study, store)
+    found = weights(loaded, trial, best, targets, ranks, seed, lambda words: print(words, file=sys.stderr))
+    if best is not None and found.trials < best:
+        warn(f"{found.trials} trials of full tuning have kept weights, fewer than {best}")
     if output is not None:
         write_file(output, lambda part: found.plot().savefig(part, format="png"))
         print(output, file=sys.stderr if as_json else sys.stdout)
