@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from study.claims import Claims
 from study.executors import records, slurm_jobs
-from study.executors.local import WorkerFault, last_lines
+from study.executors.endings import last_lines
+from study.executors.local import WorkerFault
 from study.process import Judge
 from study.store import Store
 from study.trial import FINAL, Trial

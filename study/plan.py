@@ -92,6 +92,12 @@ def _planned(study: StudyConfig, choices: Sequence[tuning.Choice]) -> Iterator[T
                 yield cell.on(task.name, maker.tasks[task.name], seed)
 
 
+def number(study: StudyConfig) -> int:
+    """Return how many trials `trials` and `waiting` give together."""
+    cells = sum(len(_designs(study, source)) for source in study.backbones)
+    return cells * len(study.tasks) * len(study.seeds)
+
+
 class Maker:
     """Makes the trials of a study, each under the protocol that its group's tuning has chosen.
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -23,6 +24,7 @@ from study.progress import Bar
 from study.resources import minutes
 from study.space import REFERENCE, check_levels, has_levels
 from study.store import Known, one_a_trial
+from study.strategies.search import searches
 from study.trial import PRUNED, Trial
 
 if TYPE_CHECKING:
@@ -135,27 +137,41 @@ class Running(ABC):
         if self.config.resources.tensorboard:
             tensorboard.check()
         self.fetch()
+        with contextlib.ExitStack() as ends:
+            if executor is None and only == "missing" and not design and self._surely_unfinished():
+                executor = ahead = self._local(workers)
+                ends.callback(ahead.close)
+                ahead.begin()
+            return self._run(only, limit, design or {}, pack, take_over, lambda: executor or self._local(workers))
+
+    def _run(
+        self,
+        only: str,
+        limit: int | None,
+        levels: Mapping[str, str],
+        together: int | None,
+        take_over: bool,
+        runner_of: Callable[[], Executor],
+    ) -> Outcome:
         there, damaged = self.store.examined(self.deciding)
         aside = set_aside(self.store, damaged)
         for told in aside:
-            warnings.warn(told, stacklevel=2)
+            warnings.warn(told, stacklevel=3)
         states: set[str | None] = {None} if only == "missing" else {"failed", "out_of_memory"}
-        phases = self._phases(states, limit, design or {}, None if aside else there)
+        phases = self._phases(states, limit, levels, None if aside else there)
         first = next(phases, None)
         elsewhere: list[str] = []
         keeping = Keeping(self.store, self.config.primary, self.config.keep, self.config.keep_pictures)
         if first is not None:
             with Bar(self.config.primary) as bar:
-                runner: Executor = executor or LocalExecutor(
-                    self.store, self._devices(workers), silence=60 * minutes(self.config.resources.silence)
-                )
+                runner = runner_of()
 
                 def hear(event: dict[str, Any]) -> None:
                     bar.hear(event)
                     keeping.hear(event)
 
                 runner.attach(hear)
-                driver = Driver(self.config, self.store, runner, hear, pack, take_over)
+                driver = Driver(self.config, self.store, runner, hear, together, take_over)
                 try:
                     for wanted, later, attempts in chain([first], phases):
                         bar.expect(wanted, later)
@@ -170,6 +186,14 @@ class Running(ABC):
             keeping.settle(self.config.name)
         self._write_found()
         return replace(self._outcome(), elsewhere=elsewhere)
+
+    def _surely_unfinished(self) -> bool:
+        """Say whether the store has fewer rows than the plan has trials, which takes no look at either."""
+        return not searches(self.config.space.strategy) and self.store.size() < plan.number(self.config)
+
+    def _local(self, workers: int | None) -> LocalExecutor:
+        silence = 60 * minutes(self.config.resources.silence)
+        return LocalExecutor(self.store, self._devices(workers), silence=silence)
 
     def _phases(
         self, states: set[str | None], limit: int | None, levels: Mapping[str, str], attempts: pd.DataFrame | None

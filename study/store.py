@@ -24,7 +24,7 @@ from study.commit import Fill, commit, give_back
 from study.damage import left_out, set_aside_before
 from study.executors.records import given_to_slurm
 from study.result_files import row_of, save_pictures, save_weights
-from study.tables import attempts_in, completed, files_of, read_tables, table_of, write_table
+from study.tables import attempts_in, completed, files_of, read_tables, rows_in, table_of, write_table
 from study.trial import FINAL, PRUNED, TrialResult
 
 if TYPE_CHECKING:
@@ -158,6 +158,12 @@ class Store:
         """Say whether an attempt has its row."""
         file = self.folder / "trials" / f"{id}.{attempt}.parquet"
         return file.exists() or self._merged(file)
+
+    def size(self) -> int:
+        """Return how many rows there are, without a look at them; none in files that are damaged."""
+        files = files_of(self.folder / "trials")
+        merged = [file for file in files if file.name.startswith("merged-")]
+        return len(files) - len(merged) + sum(map(rows_in, merged))
 
     def _merged(self, file: Path) -> bool:
         """Say whether `compact` has put a row into a merged file; these never change, so each is read once."""

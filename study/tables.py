@@ -94,6 +94,8 @@ def read_tables(
     listed = list(files)
     batches = [listed[begin : begin + _AT_ONCE] for begin in range(0, len(listed), _AT_ONCE)]
     parts = [part for batch in batches if (part := _sound(batch, columns, damaged, only)).num_rows]
+    if len(parts) == 1:
+        return parts[0]
     try:
         return _joined(parts, columns, only)
     except Damaged as fault:
@@ -211,6 +213,17 @@ def _parsed(file: Path, data: bytes, columns: Collection[str] | None = None) -> 
             f"{SCHEMA_VERSION}; use the version that wrote it"
         )
     return table
+
+
+def rows_in(file: Path) -> int:
+    """Return how many rows a table says that it has; none if it is damaged or gone."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return int(pq.read_metadata(file).num_rows)
+    except (pa.ArrowException, OSError):
+        return 0
 
 
 @lru_cache(maxsize=8)

@@ -96,11 +96,10 @@ class Trial:
 
     def on(self, task: str, task_hash: str, seed: int) -> Trial:
         """Return the same on another task or seed, its id included: what both have in common is computed once."""
-        other = Trial(
-            self.backbone, self.design, task, seed, self.protocol, self.role, tunes=self.tunes, plan=self.plan,
-            backbone_hash=self.backbone_hash, task_hash=task_hash,
-        )  # fmt: skip
-        other.__dict__["id"] = _id(self._treatment, task_hash, seed)
+        # Not by the constructor: a plan has hundreds of thousands of trials, and their fields are known to be sound.
+        other = object.__new__(Trial)
+        own = {"task": task, "task_hash": task_hash, "seed": seed, "pruning": None}
+        other.__dict__.update(self.__dict__, id=_id(self._treatment, task_hash, seed), **own)
         return other
 
     def planned(self, how: str, pruning: Pruning | None = None) -> Trial:

@@ -22,9 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from adapters.faults import printable
 from study.claims import Claims
 from study.executors import records
+from study.executors.endings import end_of, how_ended, killed_for_memory
 from study.executors.records import Record
 from study.full_disk import FullDisk, message
 from study.process import LOG, Process
@@ -44,11 +44,7 @@ SILENCE = 3600.0
 """Seconds without an event after which a worker counts as hanging, unless a study says otherwise."""
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-_TAIL, _END = 5, 1_000_000
-"""Lines of a log that are told, and bytes at its end in which they are looked for."""
-
 _NAP = 30
-_OOM = Path("/proc/vmstat")
 
 
 class WorkerFault(RuntimeError):
@@ -66,13 +62,6 @@ class State:
     log: Path | None = None
     reason: str = ""
     memory: bool = False
-
-
-def killed_for_memory() -> int | None:
-    """Return how many processes Linux has killed for want of memory since the machine was started; None elsewhere."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        return int(_OOM.read_text().split("oom_kill ")[1].split()[0])
-    return None
 
 
 @dataclass
@@ -155,30 +144,6 @@ def only_visible(device: str) -> tuple[str, dict[str, str]]:
     return kind, {VISIBLE: index if visible is None else visible.split(",")[int(index)].strip()}
 
 
-def tail(log: Path) -> list[str]:
-    """Return the last lines of a log that say something."""
-    with contextlib.suppress(OSError):
-        return [line.strip() for line in last_lines(log) if line.strip()][-_TAIL:]
-    return []
-
-
-def last_lines(log: Path) -> list[str]:
-    """Return the lines at the end of a log, of which there may be gigabytes."""
-    with log.open("rb") as opened:
-        opened.seek(max(0, opened.seek(0, os.SEEK_END) - _END))
-        return printable(opened.read(_END).decode("utf-8", errors="replace")).splitlines()
-
-
-def how_ended(code: int) -> str:
-    """Say how a process ended."""
-    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-
-
-def end_of(log: Path) -> str:
-    """Say what a log ends with, and where it is."""
-    return f"the end of its log {log}: {' | '.join(tail(log)) or '(empty)'}"
-
-
 @dataclass
 class LocalExecutor:
     """Worker processes on this machine.
@@ -221,6 +186,10 @@ class LocalExecutor:
     def running(self) -> dict[str, Pack]:
         """Return nothing: workers end with the driver that started them."""
         return {}
+
+    def begin(self) -> None:
+        """Start a worker before there is a pack for it: to load what trains takes it seconds."""
+        self._start(self.devices[0])
 
     def submit(self, packs: Iterable[Pack]) -> list[str]:
         """Queue packs, which become JSON files when a worker is given them; return a handle for each."""

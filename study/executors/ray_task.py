@@ -17,8 +17,9 @@ from pathlib import Path
 
 from study.atomic import look_anew, sync
 from study.claims import Claims
+from study.executors.endings import end_of, how_ended
 from study.executors.events import read_on
-from study.executors.local import WORKER, end_of, environment, how_ended
+from study.executors.local import WORKER, environment
 from study.executors.ray_cluster import VARIABLE, Place
 from study.store import Store
 

@@ -16,8 +16,9 @@ from typing import Any
 
 from adapters.faults import InputFault
 from study.executors import records, slurm_jobs
+from study.executors.endings import end_of
 from study.executors.events import read_on
-from study.executors.local import WORKER, State, WorkerFault, end_of
+from study.executors.local import WORKER, State, WorkerFault
 from study.executors.records import Record
 from study.executors.slurm_jobs import Job
 from study.executors.slurm_worker import NOTICE, PackJob

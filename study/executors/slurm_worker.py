@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from study.executors.local import WORKER, cores, environment, how_ended
+from study.executors.endings import how_ended
+from study.executors.local import WORKER, cores, environment
 from study.executors.slurm_jobs import own_job
 from study.full_disk import CODE
 from study.store import Store

@@ -5,6 +5,7 @@ import os
 import stat
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -55,7 +56,10 @@ def read(file: Path) -> Image.Image:
 
 def broken(files: Iterable[Path]) -> list[str]:
     """Describe the files that cannot be read, as `read` does; every picture is decoded, the large ones coarsely."""
-    return [fault for file in files if (fault := _fault(file, file.stat().st_mtime_ns, file.stat().st_size))]
+    states = [(file, file.stat()) for file in files]
+    with ThreadPoolExecutor() as pool:  # Pillow decodes outside of Python's lock
+        faults = pool.map(lambda of: _fault(of[0], of[1].st_mtime_ns, of[1].st_size), states)
+        return [fault for fault in faults if fault]
 
 
 @cache

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from study.driver import TRIES
-from study.executors.local import LocalExecutor, killed_for_memory
+from study.executors.endings import killed_for_memory
+from study.executors.local import LocalExecutor
 from study.study import Study
 from tests.faults.injection import COMMAND, INJECTED
 from tests.study import fakes

@@ -2,11 +2,14 @@
 
 import json
 from collections import Counter
+from functools import partial
+from typing import ClassVar
 
 import pyarrow.parquet as pq
 import pytest
 
 import study.canonical
+import study.running
 import study.trial
 from study import plan, space
 from study.executors import records
@@ -127,3 +130,54 @@ def test_levels_of_designs_choose_what_is_run(tmp_path):
     rows = loaded.store.rows()
     asked = [trial.id for trial in loaded.trials if space.has_levels(trial.design, chosen)]
     assert sorted(rows["id"]) == sorted(asked) and len(asked) == 2 * 2 * 2  # two outputs, two tasks, two seeds
+
+
+class Ahead(LocalExecutor):
+    """Notes which workers are started before there is a pack for them."""
+
+    begun: ClassVar[list[LocalExecutor]] = []
+
+    def begin(self) -> None:
+        super().begin()
+        self.begun.append(self)
+
+
+@pytest.fixture
+def ahead(monkeypatch) -> list[LocalExecutor]:
+    monkeypatch.setattr(Ahead, "begun", [])
+    monkeypatch.setattr(study.running, "LocalExecutor", partial(Ahead, command=fakes.COMMAND))
+    return Ahead.begun
+
+
+def test_worker_loads_while_the_driver_plans_if_something_is_missing_and_only_then(tmp_path, ahead):
+    loaded = Study.load(fakes.study_file(tmp_path, seeds=1))
+    assert loaded.store.size() == 0 < plan.number(loaded.config) == len(loaded.trials) == DESIGNS * 2
+    loaded.run(limit=3)
+    assert len(ahead) == 1 and loaded.store.size() == 3
+    loaded.run(only="failed")
+    loaded.run(design={"input": "CA_out"}, limit=1)
+    assert len(ahead) == 1, "it is not known whether there is anything to do"
+    assert loaded.run().counts == {"done": DESIGNS * 2} and len(ahead) == 2
+    loaded.store.compact()
+    assert loaded.store.size() == DESIGNS * 2
+    loaded.run()
+    assert len(ahead) == 2
+
+
+def test_worker_that_was_started_ahead_ends_with_a_run_that_fails_to_plan(tmp_path, ahead, monkeypatch):
+    def fails(self: Store, columns: object) -> None:
+        raise Enough
+
+    monkeypatch.setattr(Store, "examined", fails)
+    loaded = Study.load(fakes.study_file(tmp_path))
+    with pytest.raises(Enough):
+        loaded.run()
+    (runner,) = ahead
+    assert not runner._hands and len(list(loaded.store.logs.iterdir())) == 1
+
+
+def test_rows_of_damaged_files_are_not_counted(filled):
+    (merged,) = (filled.store.folder / "trials").glob("merged-*.parquet")
+    assert filled.store.size() == len(filled.trials) - 5
+    merged.write_bytes(b"PAR1 garbage PAR1")
+    assert filled.store.size() == 30

@@ -19,16 +19,20 @@ from study.builtin.train.scorers import tokens
 from study.world.captions import sample_caption
 from study.world.scene import Scene
 
+ODDS = {"plain": 0.5, "dotted": 1.0, "striped": 1.5, "checkered": 2.0}
+"""How often a texture is trained on, beside how often it is drawn: a transformer learns fine patterns last."""
+
 
 class CaptionedBatches(Dataset[tuple[Tensor, Tensor]]):
     """What the parts of steps train on: numbers of scenes (n,), and tokens of captions (n, 24) that are drawn anew."""
 
     def __init__(self, scenes: list[Scene], words: CLIPTokenizer, seed: int, batch: int) -> None:
         self.scenes, self.words, self.seed, self.batch = scenes, words, seed, batch
+        self.bounds = np.cumsum([ODDS[scene.texture] for scene in scenes])
 
     def __getitem__(self, part: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng([self.seed, 8, part])
-        chosen = rng.integers(len(self.scenes), size=self.batch)
+        chosen = np.searchsorted(self.bounds, rng.random(self.batch) * self.bounds[-1], side="right")
         captions = ["" if rng.random() < DROPPED else sample_caption(self.scenes[i], rng) for i in chosen]
         return torch.from_numpy(chosen), tokens(self.words, captions)
 
