@@ -81,8 +81,8 @@ class Resources(BaseModel):
     parallel : int
         Jobs that run at once at most; tasks that Ray is given at once.
     silence : str
-        Time without a step of training or drawing after which a worker on this machine is taken to hang, is killed, and
-        its trial is tried again. Jobs of SLURM have their time limit instead.
+        Time without a step of training or drawing after which a worker is taken to hang, is killed, and its trial is
+        tried again. Jobs of SLURM have their time limit instead.
     checkpoint : str
         Time between two checkpoints of a trial in training, anywhere; or `never`.
     tensorboard : bool

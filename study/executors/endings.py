@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 
 from adapters.faults import printable
+from study.progress import duration
 
 _TAIL, _END = 5, 1_000_000
 """Lines of a log that are told, and bytes at its end in which they are looked for."""
@@ -39,6 +40,14 @@ def last_lines(log: Path) -> list[str]:
 def how_ended(code: int) -> str:
     """Say how a process ended."""
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+
+def hung(silence: float) -> str:
+    """Say that a process was killed because it told nothing for so many seconds."""
+    return (
+        f"told nothing for {duration(silence)} and was killed (`resources: {{silence: 2h}}` in the study gives it "
+        "longer)"
+    )
 
 
 def end_of(log: Path) -> str:

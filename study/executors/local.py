@@ -24,11 +24,10 @@ from typing import Any, Literal
 
 from study.claims import Claims
 from study.executors import records
-from study.executors.endings import end_of, how_ended, killed_for_memory
+from study.executors.endings import end_of, how_ended, hung, killed_for_memory
 from study.executors.records import Record
 from study.full_disk import FullDisk, message
 from study.process import LOG, Process
-from study.progress import duration
 from study.store import Store
 from study.trial import Pack
 
@@ -44,7 +43,8 @@ SILENCE = 3600.0
 """Seconds without an event after which a worker counts as hanging, unless a study says otherwise."""
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-_NAP = 30
+NAP = 30
+"""Seconds between two looks at workers beyond which the machine, or this process, must have slept."""
 
 
 class WorkerFault(RuntimeError):
@@ -255,7 +255,7 @@ class LocalExecutor:
     def _end_silent(self) -> None:
         """Kill workers that hang; the end of their output is heard like that of any other."""
         now = time.monotonic()
-        slept, self._polled = now - self._polled > _NAP, now
+        slept, self._polled = now - self._polled > NAP, now
         for hand in self._hands:
             if slept:  # then so did the threads that listen, and what workers told meanwhile is still to be heard
                 hand.heard = now
@@ -263,7 +263,7 @@ class LocalExecutor:
             busy = hand.pack is not None or not hand.ready
             if busy and now - hand.heard > patience and not hand.hangs:
                 hand.hangs = True
-                _kill(hand.process)
+                kill(hand.process)
 
     def _idle(self) -> list[str]:
         free = list(self.devices)
@@ -336,10 +336,7 @@ class LocalExecutor:
         memory = code == -signal.SIGKILL and not hand.hangs and before is not None and now is not None and now > before
         how = how_ended(code)
         if hand.hangs:
-            how = (
-                f"told nothing for {duration(self.silence)} and was killed (`resources: {{silence: 2h}}` in the study "
-                "gives it longer)"
-            )
+            how = hung(self.silence)
         elif memory:
             how += ", as Linux does when the machine's memory runs out, and it says that it did"
         reason = f"the worker {how}; {end_of(hand.log)}"
@@ -353,7 +350,7 @@ class LocalExecutor:
 
     def _end(self, hand: _Hand) -> None:
         self._hands.remove(hand)
-        _kill(hand.process)
+        kill(hand.process)
         _reap(hand.process)
         if hand.pack is not None:
             self._free(hand)
@@ -364,7 +361,8 @@ class LocalExecutor:
             Claims(self.store.claims).free(hand.who)
 
 
-def _kill(process: subprocess.Popen[str]) -> None:
+def kill(process: subprocess.Popen[str]) -> None:
+    """Kill a worker and what it has started."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
 

@@ -25,7 +25,7 @@ from study.executors.ray_task import RETRIES, events_of, free, log_of, run_pack
 from study.executors.records import Record
 from study.full_disk import FullDisk, message
 from study.process import Judge, Process
-from study.resources import Resources
+from study.resources import Resources, minutes
 from study.saving import VARIABLE as SAVING
 from study.store import Store
 from study.trial import Pack
@@ -78,7 +78,7 @@ class RayExecutor:
         if gpus is None:
             gpus = int(any(node.get("GPU") for node in nodes))
         self._asked = {"CPU": self.resources.cpus or 1, "GPU": gpus, "memory": self.resources.bytes}
-        self._task = ray.remote(run_pack).options(
+        self._task: Any = ray.remote(run_pack).options(
             num_cpus=self._asked["CPU"],
             num_gpus=gpus,
             memory=self.resources.bytes or None,
@@ -186,7 +186,9 @@ class RayExecutor:
         settings = {name: os.environ[name] for name in SETTINGS if name in os.environ}
         device = None if self._asked["GPU"] else "cpu"
         folder = str(self.store.folder.resolve())
-        return self._task.remote(folder, handle, int(self._asked["CPU"]), device, settings, list(self.command))
+        silence = 60.0 * minutes(self.resources.silence)
+        cpus = int(self._asked["CPU"])
+        return self._task.remote(folder, handle, cpus, device, settings, list(self.command), silence)
 
     def _hear(self, handle: str) -> bool:
         """Pass on what a worker has told since the last time; return whether it has told anything yet."""

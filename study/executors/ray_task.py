@@ -9,17 +9,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from study.atomic import look_anew, sync
 from study.claims import Claims
-from study.executors.endings import end_of, how_ended
+from study.executors.endings import end_of, how_ended, hung
 from study.executors.events import read_on
-from study.executors.local import WORKER, environment
+from study.executors.local import NAP, SILENCE, WORKER, environment, kill
 from study.executors.ray_cluster import VARIABLE, Place
 from study.store import Store
 
@@ -31,7 +32,13 @@ _END = 30
 
 
 def run_pack(
-    folder: str, handle: str, threads: int, device: str | None, settings: Mapping[str, str], command: Sequence[str]
+    folder: str,
+    handle: str,
+    threads: int,
+    device: str | None,
+    settings: Mapping[str, str],
+    command: Sequence[str],
+    silence: float = SILENCE,
 ) -> str:
     """Run a worker on a pack to its end.
 
@@ -49,6 +56,8 @@ def run_pack(
         Variables for the worker's environment.
     command : sequence of str
         Starts a worker.
+    silence : float
+        Seconds after which a worker that told nothing, no step of training or drawing, is taken to hang and is killed.
 
     Returns
     -------
@@ -86,20 +95,21 @@ def run_pack(
             env=environ,
             start_new_session=True,  # what Ray does to its own processes is not for the worker, which may tidy up
         )
-    ready = through = False
+    through, patience = False, _Patience(process, silence)
     try:
-        ready, through = _feed(process, pack, told)
+        through = _feed(process, pack, told, patience)
         process.wait(_END)
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        patience.end()
+        kill(process)
         code = process.wait()
         if not through:
             free(store, handle)
     if through:
         return ""
-    reason = f"the worker on {os.uname().nodename} {how_ended(code)}; {end_of(log)}"
-    if not ready:
+    how = hung(silence) if patience.ran_out else how_ended(code)
+    reason = f"the worker on {os.uname().nodename} {how}; {end_of(log)}"
+    if not patience.ready:
         raise RuntimeError(reason)
     return reason
 
@@ -124,24 +134,59 @@ def events_of(store: Store, handle: str) -> Path:
     return log_of(store, handle).with_suffix(".out")
 
 
-def _feed(process: subprocess.Popen[str], pack: Path, told: Path) -> tuple[bool, bool]:
-    """Give a worker its pack and write down its events; return whether it was ready, and through, before it ended."""
+class _Patience:
+    """Kills a worker that tells nothing for too long; until it is ready it has longer.
+
+    Attributes
+    ----------
+    heard : float
+        When it told something last.
+    ready : bool
+    ran_out : bool
+        Whether it was killed.
+    """
+
+    def __init__(self, process: subprocess.Popen[str], silence: float) -> None:
+        self.heard, self.ready, self.ran_out = time.monotonic(), False, False
+        self._process, self._silence, self._over = process, silence, threading.Event()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def end(self) -> None:
+        """Watch it no longer."""
+        self._over.set()
+
+    def _watch(self) -> None:
+        looked = time.monotonic()
+        while (left := self.heard + (self._silence if self.ready else max(self._silence, SILENCE)) - looked) > 0:
+            if self._over.wait(min(left, NAP)):
+                return
+            now = time.monotonic()
+            if now - looked > 2 * NAP:  # the machine slept, and what the worker told is still to be heard
+                self.heard = now
+            looked = now
+        self.ran_out = True
+        kill(self._process)
+
+
+def _feed(process: subprocess.Popen[str], pack: Path, told: Path, patience: _Patience) -> bool:
+    """Give a worker its pack and write down its events; return whether it was through with it before it ended."""
     assert process.stdin is not None and process.stdout is not None
-    ready = through = False
+    through = False
     with contextlib.suppress(BrokenPipeError):
         process.stdin.write(f"{pack}\n")
         process.stdin.flush()
     with told.open("a", encoding="utf-8") as events, process.stdout as lines:
         for line in lines:
+            patience.heard = time.monotonic()
             events.write(line)
             events.flush()
             with contextlib.suppress(ValueError, KeyError, TypeError):  # a line cut off by a kill
                 name = json.loads(line)["event"]
-                ready = ready or name == "ready"
+                patience.ready = patience.ready or name == "ready"
                 if name == "pack":
                     through = True
                     process.stdin.close()  # it ends, having nothing to do
-    return ready, through
+    return through
 
 
 def _starts(told: Path) -> int:

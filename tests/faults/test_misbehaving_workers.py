@@ -80,7 +80,7 @@ def test_worker_that_works_longer_than_the_silence_is_left_alone(study, monkeypa
 @pytest.mark.slow
 def test_driver_that_slept_longer_than_the_silence_kills_nobody(study, monkeypatch):
     """As after Ctrl-Z and fg, or a laptop's night: what workers told meanwhile is still to be heard."""
-    monkeypatch.setattr("study.executors.local._NAP", 1.0)
+    monkeypatch.setattr("study.executors.local.NAP", 1.0)
     monkeypatch.setenv("FAKE_SECONDS", "0.3")
     runner = LocalExecutor(study.store, ["cpu"], command=COMMAND, silence=SILENCE)
     poll, naps = runner.poll, []

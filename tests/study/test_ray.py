@@ -21,6 +21,7 @@ from study.plan import packs
 from study.process import Judge, Process
 from study.resources import Resources
 from study.study import Study
+from tests.faults import injection
 from tests.study import fake_ray, fakes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -159,6 +160,32 @@ def test_pack_whose_node_is_lost_time_and_again_is_given_up(study, tmp_path):
         ray_task._starts(ray_task.events_of(study.store, "p"))
     told = ray_task.run_pack(str(study.store.folder), "p", 1, None, {}, fakes.COMMAND)
     assert "lost 4 times" in told and study.store.rows().empty
+
+
+def test_worker_that_hangs_is_killed_and_what_it_held_is_freed(study, monkeypatch, tmp_path):
+    monkeypatch.setenv("FAULT", "hangs")
+    monkeypatch.setenv("FAULT_TIMES", "1")
+    monkeypatch.setenv("FAULT_FOLDER", str(tmp_path / "struck"))
+    (tmp_path / "struck").mkdir()
+    (pack,) = packs(study.config, study.trials, {}, str(study.store.folder))
+    records.write(study.store, "p", pack, Record("ray", ME))
+
+    def run_pack() -> str:
+        return ray_task.run_pack(str(study.store.folder), "p", 1, None, {}, injection.COMMAND, silence=2.0)
+
+    told = run_pack()
+    assert "told nothing for 2 s and was killed" in told and "here comes: hangs" in told
+    assert not [each for each in Claims(study.store.claims).all().values() if each is not None]
+    assert run_pack() == "", "it hangs once"
+    assert sorted(study.store.attempts()["id"]) == sorted(trial.id for trial in study.trials)
+
+
+def test_worker_that_works_longer_than_the_silence_is_left_alone(study, monkeypatch):
+    (pack,) = packs(study.config, study.trials[:2], {}, str(study.store.folder))
+    records.write(study.store, "p", pack, Record("ray", ME))
+    command = ("env", "FAKE_SECONDS=3", *fakes.COMMAND)  # of a trial, which tells three steps in that time
+    assert ray_task.run_pack(str(study.store.folder), "p", 1, None, {}, command, silence=2.0) == ""
+    assert len(study.store.rows()) == 2
 
 
 def test_store_that_a_node_does_not_see_is_told(tmp_path):
