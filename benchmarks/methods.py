@@ -39,7 +39,7 @@ def measure(backbone: str, design: dict[str, str], steps: int) -> dict[str, floa
 
     import adapters
     from study.config import Protocol
-    from study.pack import Worker
+    from study.loaded import Worker
     from study.randomness import stream
     from study.tasks.specs import resolve_task
     from study.training import Slot, train

@@ -66,7 +66,7 @@ class Bench:
         import torch
 
         from study.config import Protocol
-        from study.pack import Worker
+        from study.loaded import Worker
         from study.tasks.specs import resolve_task
 
         self.precision = precision

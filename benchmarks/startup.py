@@ -52,7 +52,7 @@ def stages(began: float) -> dict[str, float]:
         import adapters
         from study.backbones.loading import pipeline_class
         from study.config import Protocol
-        from study.pack import Worker
+        from study.loaded import Worker
         from study.randomness import stream
         from study.tasks.specs import resolve_task
         from study.training import Slot, train

@@ -26,8 +26,8 @@ from analysis.result import Result
 from study.backbones.loading import Backbone
 from study.backbones.names import content_hash
 from study.config import Protocol
+from study.loaded import Worker
 from study.noise_difference import chosen, record, refuse_without_weights, subjects
-from study.pack import Worker
 from study.plan import address
 from study.randomness import stream
 from study.sampling import at_once, sample, start_latents

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from analysis.noise_reading import ReadingContrast
     from study.backbones.loading import Backbone
-    from study.pack import Worker
+    from study.loaded import Worker
     from study.study import Study
 
 PICTURES = 8
@@ -139,7 +139,7 @@ def noise_difference(
     """
     import pandas as pd
 
-    from study.pack import Worker
+    from study.loaded import Worker
 
     rows = chosen(study, trial, best)
     every = pd.concat([rows, untuned(study, rows)], ignore_index=True).drop_duplicates("id", ignore_index=True)

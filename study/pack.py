@@ -14,7 +14,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,96 +22,25 @@ from torch import Tensor
 import adapters
 from adapters.designs import method_of
 from adapters.faults import InputFault
-from study.backbones.loading import Backbone, load
+from study.backbones.loading import Backbone
 from study.backbones.names import OWN, SEGMENTER, WORLD, Source, resolve, resolve_scorer
-from study.checkpoints import Notice, State
+from study.checkpoints import State
 from study.conditioning import Conditioned
-from study.config import Protocol
 from study.evaluation import judged
 from study.full_disk import is_full
+from study.loaded import Worker, silent
 from study.mounting import Mounted, Ready, mount
 from study.on_the_way import OnTheWay
-from study.packing import Packing, free, is_out_of_memory, peak_bytes, reset_peak
+from study.packing import free, is_out_of_memory, peak_bytes, reset_peak
 from study.provenance import made_by, provenance
 from study.resuming import Resuming, by_step
-from study.saving import Saving
-from study.scoring import AnyScorer, PartReader, PredictedNoise, TrueColours, load_scorer
+from study.scoring import PredictedNoise
 from study.tasks.specs import TaskSpec
 from study.tasks.subject import SubjectTask
-from study.tasks.task import Task, prepare
-from study.training import PRECISIONS, RowsOf, Slot, Trained, autocast, joined, row_losses, train, unpacked
+from study.training import RowsOf, Slot, Trained, autocast, joined, row_losses, train, unpacked
 from study.trial import PRUNED, Claim, Pack, Progress, Sink, Trial, TrialResult
 
 log = logging.getLogger(__name__)
-
-
-class Worker:
-    """What stays loaded between packs: backbones, prepared tasks, scorers; and how many trials are trained together.
-
-    Parameters
-    ----------
-    device : where to train; None takes the GPU if there is one, else the CPU.
-    """
-
-    def __init__(self, device: str | torch.device | None = None) -> None:
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        if self.device.type == "cuda":
-            _reproducible()
-        self.saving = Saving.of_environment()
-        self.packing = Packing(self.device)
-        self.beat: Callable[[], object] = _silent
-        self.notice = Notice()
-        self._backbones: dict[tuple[str, torch.dtype], Backbone] = {}
-        self._tasks: dict[str, Task[Any]] = {}
-        self._scorers: dict[str, AnyScorer | PredictedNoise] = {}
-
-    def backbone(self, name: str | dict[str, Any], precision: str) -> Backbone:
-        """Give a backbone by name, in the type its weights have under a precision."""
-        key = json.dumps(name, sort_keys=True), PRECISIONS[precision]
-        if key not in self._backbones:
-            self._backbones[key] = load(name, self.device, PRECISIONS[precision], self.saving)
-            self._backbones[key].denoiser.register_forward_pre_hook(lambda *_: self._tell())
-        return self._backbones[key]
-
-    def _tell(self) -> None:
-        self.beat()  # whoever uses the denoiser: what draws for an hour must not look as if it hung
-
-    def scorer(self, name: str | dict[str, Any]) -> AnyScorer | PredictedNoise:
-        """Give a scorer by name."""
-        key = json.dumps(name, sort_keys=True)
-        if key not in self._scorers:
-            self._scorers[key] = _load_scorer(name, self.device)
-        return self._scorers[key]
-
-    def task(self, spec: TaskSpec, backbone: Backbone, protocol: Protocol, store: str) -> Task[Any]:
-        """Give a task prepared for a backbone; the denoiser must be without adapters."""
-        prior = [protocol.prior_weight > 0, protocol.prior_batch > 0, protocol.prior_pictures]
-        sampling = [protocol.sampler, protocol.sampling_steps, protocol.guidance, protocol.precision]
-        key = json.dumps([spec.to_json(), spec.content_hash(), backbone.hash, str(backbone.dtype), prior, sampling])
-        if key not in self._tasks:
-            self._tasks[key] = prepare(spec, backbone, protocol, Path(store) / "cache")
-        return self._tasks[key]
-
-
-def _silent() -> None:
-    """Tell nothing."""
-
-
-def _reproducible() -> None:
-    """Make a GPU give the same bits for the same pack, and float32 what it says: TensorFloat-32 has 10 bits."""
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-
-
-def _load_scorer(name: str | dict[str, Any], device: torch.device) -> AnyScorer | PredictedNoise:
-    if name == WORLD:
-        return TrueColours()
-    if name == SEGMENTER:
-        return PartReader()
-    return PredictedNoise() if name == OWN else load_scorer(name, device)
 
 
 def run_pack(
@@ -296,7 +224,7 @@ def _run(
         keeper = resuming.keeper(part, states, [mounted.parameters(slot) for slot in range(len(part))])
         begin = 0 if keeper is None else keeper.begin
         on_the_way = OnTheWay(part, mounted, scorers)
-        worker.beat = _silent  # training tells its steps itself
+        worker.beat = silent  # training tells its steps itself
         with worker.notice.training() if keeper is not None else contextlib.nullcontext():
             trained = train(
                 mounted.backbone,
@@ -344,7 +272,7 @@ def _slot(ready: Ready, slot: int, mounted: Mounted, begin: int = 0) -> Slot:
 
 def _beat(progress: Progress | None, trial: Trial, step: int) -> Callable[[], object]:
     """Return what tells, before and after a trial's training, that its worker does not hang."""
-    return _silent if progress is None else partial(progress, trial, step, trial.protocol.steps)
+    return silent if progress is None else partial(progress, trial, step, trial.protocol.steps)
 
 
 def _tell(progress: Progress, part: Sequence[Ready], step: int) -> None:

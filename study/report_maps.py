@@ -53,8 +53,8 @@ def maps(study: Study, frame: pd.DataFrame, stage: Callable[[str], None] = lambd
             f"`keep: {study.config.keep}`; `best` keeps those of each task's best trial)."
         )
     from study.attention import attention_of
+    from study.loaded import Worker
     from study.noise_difference import of_kept, untuned
-    from study.pack import Worker
 
     worker = Worker()
     try:

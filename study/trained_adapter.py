@@ -32,7 +32,7 @@ from study.backbones.names import Source, content_hash, fetch, resolve
 from study.conditioning import Conditioned
 from study.config import Protocol
 from study.control_encoder import PARTS, load_encoder, save_adapter
-from study.pack import Worker
+from study.loaded import Worker
 from study.plan import address
 from study.provenance import provenance
 from study.randomness import stream

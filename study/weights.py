@@ -18,8 +18,8 @@ from analysis.weight_sources import Pairs, of_folder
 from analysis.weights import WeightChanges, weight_changes
 from study.backbones.names import content_hash
 from study.config import Protocol
+from study.loaded import Worker
 from study.noise_difference import chosen, record, refuse_without_weights
-from study.pack import Worker
 from study.plan import address
 from study.study import Study
 

@@ -159,7 +159,8 @@ def trained_runtime(device: str | None) -> Runtime:
     import pyarrow.parquet  # noqa: F401
 
     from study.backbones.loading import pipeline_class
-    from study.pack import Worker, run_pack
+    from study.loaded import Worker
+    from study.pack import run_pack
 
     pipeline_class()
     worker = Worker(device)

@@ -141,12 +141,6 @@ def control_picture(scene: Scene, kind: MapKind, size: int = SIZE) -> np.ndarray
     raise InputFault(f"no control map {kind!r}; expected one of {', '.join(get_args(MapKind))}.")
 
 
-def read_colour_code(picture: np.ndarray) -> np.ndarray:
-    """Turn a colour-coded segmentation (H, W, 3) uint8 back into labels (H, W): of every pixel the nearest colour's."""
-    distance = np.linalg.norm(picture[..., None, :].astype(float) - COLOUR_CODE.astype(float), axis=-1)
-    return distance.argmin(-1).astype(np.uint8)
-
-
 def control_scenes(count: int, seed: int = 0, split: Literal["train", "real"] = "train") -> list[Scene]:
     """Sample scenes to be drawn from their maps: photos of all things, in all places, colours and textures.
 

@@ -13,7 +13,8 @@ from study import plan
 from study.attention import attention, class_maps, scenes_of
 from study.cli import attention as cli
 from study.cli.main import guarded
-from study.pack import Worker, run_pack
+from study.loaded import Worker
+from study.pack import run_pack
 from study.study import Study
 from tests.study import tiny
 

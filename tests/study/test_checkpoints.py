@@ -24,7 +24,8 @@ from study.commit import digest
 from study.config import Protocol
 from study.driver import TRIES
 from study.executors.local import LocalExecutor
-from study.pack import Worker, run_pack
+from study.loaded import Worker
+from study.pack import run_pack
 from study.provenance import made_by
 from study.resources import Resources
 from study.store import Store

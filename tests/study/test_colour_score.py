@@ -12,7 +12,8 @@ from adapters.faults import InputFault
 from study import config, plan
 from study.config import Protocol
 from study.keep import Keeping
-from study.pack import Worker, run_pack
+from study.loaded import Worker
+from study.pack import run_pack
 from study.report import content
 from study.scoring import TrueColours, score
 from study.store import Store

@@ -21,8 +21,9 @@ from study.config import Protocol
 from study.control_encoder import FILE, ControlEncoder, load_encoder, save_encoder
 from study.control_scores import control_scores
 from study.evaluation import evaluate
+from study.loaded import Worker
 from study.mounting import Ready, mount
-from study.pack import Worker, _slot, run_pack
+from study.pack import _slot, run_pack
 from study.scoring import PartReader
 from study.store import Store
 from study.tasks import TaskSpec, prepare, resolve_task

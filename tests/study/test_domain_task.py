@@ -17,7 +17,8 @@ from study.backbones.names import feature_width
 from study.cli.dry_run import describe
 from study.config import Protocol
 from study.distributions import fid
-from study.pack import Worker, run_pack
+from study.loaded import Worker
+from study.pack import run_pack
 from study.scoring import load_scorer
 from study.store import Store
 from study.study import Study

@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from study import trained_adapter
-from study.pack import Worker
+from study.loaded import Worker
 from tests.study import tiny
 from tests.study.one_adapter import PROMPT, adapter_study, files, generate, make_home, make_place, pixels
 

@@ -12,7 +12,7 @@ from study.backbones import lacking, load, resolve
 from study.backbones.flow import FlowMatching
 from study.backbones.flux import Flux
 from study.backbones.sdxl import StableDiffusionXL
-from study.pack import Worker
+from study.loaded import Worker
 from study.sampling import sample, start_latents
 from tests.study import tiny
 from tests.study.tiny_models import MODELS, sd3_folder

@@ -13,8 +13,9 @@ import adapters
 from study import plan
 from study.cli import noise_difference as cli
 from study.cli.main import guarded
+from study.loaded import Worker
 from study.noise_difference import PICTURES, TIMESTEPS, noise_difference, of_kept, subject_maps, with_class_pictures
-from study.pack import Worker, run_pack
+from study.pack import run_pack
 from study.study import Study
 from study.trial import TrialResult
 from tests.study import tiny

@@ -11,8 +11,9 @@ import adapters
 from adapters.faults import InputFault
 from study import config, plan
 from study.config import Protocol
+from study.loaded import Worker
 from study.noise_difference import subject_maps
-from study.pack import Worker, run_pack
+from study.pack import run_pack
 from study.scoring import PredictedNoise
 from study.store import Store
 from study.study import Study

@@ -9,7 +9,8 @@ import pytest
 
 from study import Study, plan
 from study.columns import SCORES
-from study.pack import Worker, run_pack
+from study.loaded import Worker
+from study.pack import run_pack
 from study.store import Known
 from study.trial import Pack, Trial, TrialResult
 from tests.study import tiny

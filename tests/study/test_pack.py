@@ -8,7 +8,8 @@ from PIL import Image
 import adapters
 from adapters.faults import InputFault
 from study.config import Protocol
-from study.pack import Worker, run_pack
+from study.loaded import Worker
+from study.pack import run_pack
 from study.tasks import resolve_task
 from study.trial import Pack, Trial
 from tests.study import tiny

@@ -9,7 +9,7 @@ import torch
 
 import adapters
 from study import packing
-from study.pack import Worker
+from study.loaded import Worker
 from study.packing import GAIN, Packing
 from tests.study import tiny
 from tests.study.together import EXACT, METHODS, assert_same, runner

@@ -12,7 +12,8 @@ import adapters
 from adapters.faults import InputFault
 from study.backbones import load
 from study.config import Protocol
-from study.pack import Worker, run_pack
+from study.loaded import Worker
+from study.pack import run_pack
 from study.tasks import TaskSpec, prepare, resolve_task
 from study.tasks.pictures import fitted, read
 from study.tasks.prompt_sets import LIVE, OBJECTS

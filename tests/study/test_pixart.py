@@ -18,8 +18,8 @@ from study.backbones.architectures import architecture, denoiser_of
 from study.backbones.names import unknown_words
 from study.backbones.pixart import PixArt
 from study.config import Protocol
+from study.loaded import Worker
 from study.noise_difference import subject_maps
-from study.pack import Worker
 from study.randomness import stream
 from study.tasks import resolve_task
 from study.tasks.subject import SubjectTask

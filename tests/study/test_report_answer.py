@@ -19,8 +19,9 @@ from study import plan
 from study import recipe as recipes
 from study import recommend as recommending
 from study.cli import main
+from study.loaded import Worker
 from study.noise_difference import of_kept
-from study.pack import Worker, run_pack
+from study.pack import run_pack
 from study.report import content
 from study.report_maps import best_kept
 from study.study import Study

@@ -7,7 +7,7 @@ import adapters
 from adapters.faults import InputFault
 from study.backbones import load
 from study.config import Protocol
-from study.pack import Worker
+from study.loaded import Worker
 from study.saving import VARIABLE, Saving
 from study.training import Batch, Slot, train
 from tests.study import tiny

@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 from adapters.faults import InputFault
 from study import recipe as recipes
 from study import trained_adapter
-from study.pack import Worker, run_pack
+from study.loaded import Worker
+from study.pack import run_pack
 from study.tasks import resolve_task
 from study.training import Trained
 from study.trial import Pack, Trial

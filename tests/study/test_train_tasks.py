@@ -9,7 +9,8 @@ from PIL import Image
 from adapters.faults import InputFault
 from study import recipe as recipes
 from study.control_encoder import FILE
-from study.pack import Worker, run_pack
+from study.loaded import Worker
+from study.pack import run_pack
 from study.store import Store
 from study.tasks import resolve_task
 from study.trained_adapter import train_adapter

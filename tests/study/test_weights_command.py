@@ -15,7 +15,8 @@ from analysis.weights import weight_changes
 from study import plan
 from study.cli import weights as cli
 from study.cli.main import guarded
-from study.pack import Worker, run_pack
+from study.loaded import Worker
+from study.pack import run_pack
 from study.study import Study
 from tests.study import tiny
 

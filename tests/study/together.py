@@ -9,7 +9,8 @@ from pytest import approx
 
 import adapters
 from study.config import Protocol
-from study.pack import Worker, run_pack
+from study.loaded import Worker
+from study.pack import run_pack
 from study.tasks import resolve_task
 from study.trial import Pack, Trial
 from tests.study import tiny
