@@ -135,13 +135,13 @@ def _joined(tables: Sequence[pa.Table], columns: Mapping[str, str], only: Collec
         raise Damaged("one has no rows")
     try:
         joined = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
+        # Of the schema's metadata nothing but the version is ours: what a stranger has for pandas there, pandas trusts.
+        joined = joined.replace_schema_metadata({_VERSION_KEY: str(SCHEMA_VERSION).encode()})
     except pa.ArrowException as error:
         raise Damaged(str(error).splitlines()[0]) from error
     if reason := fault_of(joined, columns, only):
         raise Damaged(reason)
-    if len(tables) > 1:
-        joined = _from_the_first(joined, [len(table) for table in tables])
-    return joined.replace_schema_metadata({_VERSION_KEY: str(SCHEMA_VERSION).encode()})
+    return _from_the_first(joined, [len(table) for table in tables]) if len(tables) > 1 else joined
 
 
 def _from_the_first(joined: pa.Table, lengths: list[int]) -> pa.Table:

@@ -54,3 +54,12 @@ def test_table_without_a_digest_is_read_as_earlier_versions_and_other_programs_w
     merged.write_bytes(data)
     with pytest.warns(UserWarning, match="not those that were written"):
         assert store.rows().empty
+
+
+def test_what_a_stranger_tells_pandas_in_a_table_is_not_heard(tmp_path):
+    store = hostile_tables.store(tmp_path / "store")
+    before = store.rows()
+    for file in (store.folder / "trials").iterdir():
+        table = pq.read_table(file)
+        pq.write_table(table.replace_schema_metadata({b"pandas": b"{not JSON"}), file)
+    assert store.rows().equals(before)
