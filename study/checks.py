@@ -11,28 +11,14 @@ from pydantic import TypeAdapter, ValidationError
 
 from adapters.faults import InputFault
 from study.backbones.names import OWN, SEGMENTER, WORLD, Source, lacking, resolve, resolve_scorer, wrong_size
-from study.config import (
-    DEFAULTS,
-    REQUIRED,
-    SECTIONS,
-    ConfirmSection,
-    NestedSection,
-    OptunaSection,
-    Protocol,
-    ProtocolBy,
-    RefineSection,
-    SearchSection,
-    StudyConfig,
-    SubsetSection,
-    TuneSection,
-)
+from study.config import DEFAULTS, REQUIRED, SECTIONS, Protocol, ProtocolBy, StudyConfig
 from study.confirm_checks import Confirm, ConfirmCheck
 from study.faults import Faults, Path_, near
 from study.keep import Keep
 from study.paths import place
-from study.pruner_section import PrunerSection
 from study.pruning import WHOLE, Rule
 from study.resources import Resources
+from study.sections import ConfirmSection, NestedSection, TuneSection
 from study.space import Space, lacked, text
 from study.space_checks import SpaceCheck
 from study.strategies.ask_tell import Settings
@@ -42,6 +28,7 @@ from study.strategies.refine import Refine
 from study.strategies.search import searches
 from study.strategies.strategy import Strategy
 from study.strategies.subset import Subset
+from study.strategy_sections import OptunaSection, PrunerSection, RefineSection, SearchSection, SubsetSection
 from study.tasks.control_spec import CONTROL
 from study.tasks.pictures import listed
 from study.tasks.specs import TaskSpec, resolve_task

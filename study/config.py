@@ -10,17 +10,17 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from study import shipped
 from study.backbones.names import lacking
 from study.keep import Keep
-from study.pruner_section import PrunerSection
 from study.resources import Resources
-from study.strategies.ask_tell import Sampler
+from study.sections import ConfirmSection, Level, Levels, NestedSection, Seeds, TuneSection
 from study.strategies.factorial import Factorial
+from study.strategy_sections import RefineSection, SearchSection, SubsetSection, listed
 from study.yaml_lines import Lines, read_yaml
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from study.tasks.specs import TaskSpec
     from study.tuning import Tune
 
-SHIPPED, MOST_SEEDS = Path(__file__).parent / "studies", 100_000
+SHIPPED = Path(__file__).parent / "studies"
 
 
 def _none_yet(value: Any) -> Any:
@@ -101,157 +101,22 @@ class Protocol(BaseModel):
         return data
 
 
-def _listed(value: Any) -> Any:
-    return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def _level(value: Any) -> Any:
-    if not isinstance(value, str | int | float):
-        raise ValueError(f"got {value!r}, expected a level: a word, a number, true or false")
-    return value
-
-
-def _levels(value: Any) -> Any:
-    if value != "all" and not (isinstance(value, list | tuple) and value):
-        raise ValueError(f"got {value!r}, expected a list of levels, or `all`")
-    return value if value == "all" else [_level(item) for item in value]
-
-
-def _seeds(value: Any) -> Any:
-    seeds = range(value) if isinstance(value, int) and not isinstance(value, bool) else value
-    if isinstance(seeds, range) and value > MOST_SEEDS:
-        raise ValueError(f"got {value}, expected {MOST_SEEDS} at most")
-    counts = Counter(map(str, seeds)) if isinstance(seeds, list | tuple | range) else Counter()
-    if not counts or max(counts.values()) > 1:
-        raise ValueError(f"got {value!r}, expected a count of at least 1, or a list of seeds, each once")
-    return list(seeds)
-
-
-def _interactions(value: Any) -> Any:
-    if value in ("none", "all"):
-        return value
-    found = _listed(value)
-    if not found or not all(isinstance(item, str) for item in found):
-        raise ValueError(f"got {value!r}, expected none, all, or a list such as [input:output]")
-    return tuple(found)
-
-
-_Level = Annotated[Any, BeforeValidator(_level)]
-_Levels = Annotated[Any, BeforeValidator(_levels)]
-_SomeLevels = Annotated[list[_Level], BeforeValidator(_listed), Field(min_length=1)]
-_Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**63, strict=True)]], BeforeValidator(_seeds)]
-
-
-class NestedSection(BaseModel):
-    """An entry of the section `nested`: factors that exist under some levels of another only."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    when: dict[str, _SomeLevels] = Field(min_length=1, max_length=1)
-    factors: dict[str, _Levels] = Field(min_length=1)
-
-
-class SubsetSection(BaseModel):
-    """The section `strategy`, where it asks for a subset of the valid designs."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    kind: Literal["subset"]
-    size: int = Field(ge=1, strict=True)
-    interactions: Annotated[Any, BeforeValidator(_interactions)] = "none"
-    seed: int = Field(default=0, ge=0, strict=True)
-
-
-class OptunaSection(BaseModel):
-    """The section `strategy`, where it asks for a search by Optuna."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    kind: Literal["optuna"]
-    trials: int = Field(ge=1, strict=True)
-    sampler: Sampler = "tpe"
-    seed: int = Field(default=0, ge=0, lt=2**32, strict=True)
-    batch: int = Field(default=8, ge=1, strict=True)
-
-
-class SearchSection(OptunaSection):
-    """The same over designs."""
-
-    scores: Annotated[list[str], BeforeValidator(_listed), Field(max_length=4)] = []
-    pruner: PrunerSection | None = None
-
-
-class RefineSection(BaseModel):
-    """The section `strategy`, where it asks for more replicates of what may be the best."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    kind: Literal["refine"]
-    start: int = Field(ge=1, strict=True)
-    trials: int = Field(ge=1, strict=True)
-    error: Literal["residual", "task"] = "residual"
-    level: float = Field(default=0.95, gt=0.5, lt=1)
-
-
-class RangeSection(BaseModel):
-    """Numbers to search between, both ends included."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    low: float = Field(allow_inf_nan=False, gt=-1e15)
-    high: float = Field(allow_inf_nan=False, lt=1e15)
-    log: bool = False
-    step: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-
-
-class TuneSection(BaseModel):
-    """The section `tune`: which values of the protocol are tried, on which tasks, for which groups of designs.
-
-    Either those of a grid, or those that a search asks for within ranges.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    tasks: Annotated[list[Any], BeforeValidator(_listed), Field(min_length=1)]
-    grid: dict[str, _SomeLevels] = {}
-    ranges: dict[str, Any] = {}
-    strategy: OptunaSection | None = None
-    seeds: _Seeds = [0]
-    by: Annotated[list[str], BeforeValidator(_listed), Field(min_length=1)] = ["method"]
-
-
-_Against = Literal["lora", "dora", "krona", "tlora", "difffit", "bitfit", "full"]
-_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
-class ConfirmSection(BaseModel):
-    """The section `confirm`: what a recipe is compared with, on tasks that nothing else uses."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    tasks: Annotated[list[Any], BeforeValidator(_listed), Field(min_length=1)]
-    seeds: _Seeds = [0, 1]
-    margin: _Positive | None = None
-    against: Annotated[list[_Against], BeforeValidator(_listed), Field(min_length=1)] = list(get_args(_Against))
-    learning_rates: dict[_Against, _Positive] = {}
-
-
 _Primary = Literal["clip_i", "clip_t", "dino_i", "dinov2_i", "colour", "fid", "kid", "precision", "recall",
     "mean_iou", "pixel_accuracy", "edge_error", "landmark_error"]  # fmt: skip
 _Score = Literal[_Primary, "noise_difference"]
 _Scores = Annotated[dict[_Score, Any], Field(min_length=1)]
 SECTIONS: dict[str, Any] = {
     "name": Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)],
-    "backbone": Annotated[list[Any], BeforeValidator(_listed), Field(min_length=1)],
-    "factors": Annotated[dict[str, _Levels], Field(min_length=1)],
-    "fixed": dict[str, _Level],
+    "backbone": Annotated[list[Any], BeforeValidator(listed), Field(min_length=1)],
+    "factors": Annotated[dict[str, Levels], Field(min_length=1)],
+    "fixed": dict[str, Level],
     "nested": list[NestedSection],
-    "forbid": list[Annotated[dict[str, Annotated[list[_Level], BeforeValidator(_listed)]], Field(min_length=1)]],
+    "forbid": list[Annotated[dict[str, Annotated[list[Level], BeforeValidator(listed)]], Field(min_length=1)]],
     "strategy": Literal["factorial"] | SubsetSection | SearchSection | RefineSection,
-    "tasks": Annotated[list[Any], BeforeValidator(_listed), Field(min_length=1)],
+    "tasks": Annotated[list[Any], BeforeValidator(listed), Field(min_length=1)],
     "tune": TuneSection,
     "confirm": ConfirmSection,
-    "seeds": _Seeds,
+    "seeds": Seeds,
     "protocol": Protocol,
     "protocol_by": dict[str, dict[str, dict[str, Any]]],
     "scores": _Scores,

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from adapters.faults import InputFault
-from study.config import ConfirmSection
 from study.faults import Faults
+from study.sections import ConfirmSection
 from study.tasks.specs import TaskSpec
 
 FULL = "full"

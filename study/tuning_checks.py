@@ -9,8 +9,9 @@ from typing import Annotated, Any, ClassVar
 from pydantic import TypeAdapter, ValidationError
 
 from adapters.faults import InputFault
-from study.config import Protocol, ProtocolBy, RangeSection, TuneSection, by_hand
+from study.config import Protocol, ProtocolBy, by_hand
 from study.faults import Faults, Path_, near
+from study.sections import RangeSection, TuneSection
 from study.space import Space
 from study.strategies.ask_tell import Settings
 from study.tasks.specs import TaskSpec

@@ -1,17 +1,28 @@
-"""The key `pruner` of a search by Optuna, as a study file has it."""
+"""The section `strategy` of a study file."""
 
 from __future__ import annotations
 
 import itertools
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from study.pruning import DEFAULTS, WHOLE, Kind, Rule
+from study.strategies.ask_tell import Sampler
 
 
-def _listed(value: Any) -> Any:
+def listed(value: Any) -> Any:
+    """Return a list, of one thing if it is none."""
     return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _interactions(value: Any) -> Any:
+    if value in ("none", "all"):
+        return value
+    found = listed(value)
+    if not found or not all(isinstance(item, str) for item in found):
+        raise ValueError(f"got {value!r}, expected none, all, or a list such as [input:output]")
+    return tuple(found)
 
 
 class PrunerSection(BaseModel):
@@ -20,7 +31,7 @@ class PrunerSection(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Kind
-    at: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], BeforeValidator(_listed), Field(min_length=1)]
+    at: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], BeforeValidator(listed), Field(min_length=1)]
     pictures: int | None = Field(default=None, ge=1, strict=True)
     startup_trials: int | None = Field(default=None, ge=0, strict=True)
     percentile: float | None = Field(default=None, gt=0, lt=100)
@@ -65,3 +76,45 @@ class PrunerSection(BaseModel):
         given = {key: value for key, value in asked.items() if value is not None}
         percents = tuple(round(WHOLE * share) for share in self.at)
         return Rule(self.kind, percents, self.pictures, **{**DEFAULTS[self.kind], **given})
+
+
+class SubsetSection(BaseModel):
+    """The section `strategy`, where it asks for a subset of the valid designs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["subset"]
+    size: int = Field(ge=1, strict=True)
+    interactions: Annotated[Any, BeforeValidator(_interactions)] = "none"
+    seed: int = Field(default=0, ge=0, strict=True)
+
+
+class OptunaSection(BaseModel):
+    """The section `strategy`, where it asks for a search by Optuna."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["optuna"]
+    trials: int = Field(ge=1, strict=True)
+    sampler: Sampler = "tpe"
+    seed: int = Field(default=0, ge=0, lt=2**32, strict=True)
+    batch: int = Field(default=8, ge=1, strict=True)
+
+
+class SearchSection(OptunaSection):
+    """The same over designs."""
+
+    scores: Annotated[list[str], BeforeValidator(listed), Field(max_length=4)] = []
+    pruner: PrunerSection | None = None
+
+
+class RefineSection(BaseModel):
+    """The section `strategy`, where it asks for more replicates of what may be the best."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["refine"]
+    start: int = Field(ge=1, strict=True)
+    trials: int = Field(ge=1, strict=True)
+    error: Literal["residual", "task"] = "residual"
+    level: float = Field(default=0.95, gt=0.5, lt=1)
