@@ -5,6 +5,7 @@ import pytest
 import torch
 from diffusers import PixArtTransformer2DModel
 from safetensors.torch import load_file
+from scipy.stats import chi2
 from torch import nn
 
 from adapters.positions import PAIRS, blocks
@@ -12,7 +13,7 @@ from study.builtin import architecture
 from study.builtin.train import loop
 from study.builtin.train.pool import draw_pool, held_out, held_out_pool
 from study.builtin.train.scorers import ATTRIBUTES, AttributeClassifier, labels
-from study.builtin.train.transformer import read_mask, train_transformer
+from study.builtin.train.transformer import ODDS, CaptionedBatches, read_mask, train_transformer
 from study.world.captions import RARE_TOKENS, WORDS, caption
 
 
@@ -138,6 +139,19 @@ def test_what_is_read_of_a_caption_is_what_the_tokenizer_says(words):
     captions = ["", "a photo of a robot", "sks " * 40]
     said = words(captions, padding="max_length", max_length=architecture.TOKENS, truncation=True, return_tensors="pt")
     assert read_mask(said.input_ids, words.eos_token_id).equal(said.attention_mask)
+
+
+def test_fine_textures_are_trained_on_more_often_and_within_a_texture_every_drawing_as_often(tmp_path, words):
+    scenes = draw_pool(40, 2, 1, tmp_path).scenes
+    batch = 20_000
+    chosen, ids = CaptionedBatches(scenes, words, 1, batch)[0]
+    assert len(ids) == batch and chosen.max() < len(scenes)
+    odds = np.array([ODDS[scene.texture] for scene in scenes])
+    expected = batch * odds / odds.sum()
+    found = np.bincount(chosen, minlength=len(scenes))
+    # Pearson's statistic of 40 cells: above its 1 - 1e-6 quantile once in a million draws, and this one is fixed.
+    assert ((found - expected) ** 2 / expected).sum() < chi2.isf(1e-6, len(scenes) - 1)
+    assert ((found - batch / 40) ** 2 / (batch / 40)).sum() > 1000, "as if all were drawn as often"
 
 
 def test_the_diffusion_transformer_starts_as_nothing_and_has_every_position_of_a_transformer_block():
