@@ -110,8 +110,8 @@ def test_study_on_micro_unet_ends_whole_though_jobs_and_driver_were_killed(envir
 
 
 def test_what_slurm_does_to_jobs_costs_no_row_and_doubles_none(environment, tmp_path, monkeypatch):
-    """Faked trials of a second: preemption and time limit by signal, a requeue, a cancel, two drivers, both left."""
-    monkeypatch.setenv("FAKE_SECONDS", "1")
+    """Faked trials of four seconds: preemption and time limit by signal, a requeue, a cancel, two drivers, both left."""
+    monkeypatch.setenv("FAKE_SECONDS", "4")
     file = fakes.study_file(tmp_path, seeds=1, tasks=fakes.SECTIONS["tasks"][:1])
     command = driver_of(file)
     store = Study.load(file).store
