@@ -6,7 +6,7 @@ import contextlib
 import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -142,7 +142,7 @@ class Running(ABC):
                 executor = ahead = self._local(workers)
                 ends.callback(ahead.close)
                 ahead.begin()
-            return self._run(only, limit, design or {}, pack, take_over, lambda: executor or self._local(workers))
+            return self._run(only, limit, design or {}, pack, take_over, executor, workers)
 
     def _run(
         self,
@@ -151,7 +151,8 @@ class Running(ABC):
         levels: Mapping[str, str],
         together: int | None,
         take_over: bool,
-        runner_of: Callable[[], Executor],
+        executor: Executor | None,
+        workers: int | None,
     ) -> Outcome:
         there, damaged = self.store.examined(self.deciding)
         aside = set_aside(self.store, damaged)
@@ -164,7 +165,7 @@ class Running(ABC):
         keeping = Keeping(self.store, self.config.primary, self.config.keep, self.config.keep_pictures)
         if first is not None:
             with Bar(self.config.primary) as bar:
-                runner = runner_of()
+                runner = executor or self._local(workers)
 
                 def hear(event: dict[str, Any]) -> None:
                     bar.hear(event)
@@ -183,6 +184,8 @@ class Running(ABC):
                     runner.close()
                     keeping.settle(self.config.name)
         else:
+            if executor is not None:
+                executor.running()  # which forgets the packs that are over
             keeping.settle(self.config.name)
         self._write_found()
         return replace(self._outcome(), elsewhere=elsewhere)

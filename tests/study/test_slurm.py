@@ -99,6 +99,16 @@ def test_driver_may_leave_and_the_next_one_takes_its_jobs_over(study, slurm):
     assert len(states(slurm)) == 2, "only the two trials that were missing were submitted"
 
 
+def test_packs_that_ended_without_a_driver_are_forgotten_by_a_run_with_nothing_to_do(study, slurm):
+    first = executor(study)
+    first.submit(packs(study.config, study.trials, {}, str(study.store.folder)))
+    first.close()
+    wait_until(lambda: set(states(slurm)) == {"COMPLETED"})
+    assert list(study.store.packs.iterdir()), "who submitted them has left"
+    assert study.run(executor=executor(study)).counts == {"done": 5}
+    check_once(study)
+
+
 def test_pack_that_another_driver_is_about_to_submit_is_left_and_that_of_a_dead_one_deleted(study):
     (pack,) = packs(study.config, study.trials, {}, str(study.store.folder))
     me = Process.of(os.getpid())
