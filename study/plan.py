@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -75,7 +76,14 @@ def trials(study: StudyConfig, choices: Sequence[tuning.Choice]) -> list[Trial]:
     InputFault
         If a backbone of the hub is not on this machine.
     """
-    return [each for each in _planned(study, choices) if isinstance(each, Trial)]
+    # Hundreds of thousands of objects, none of them garbage: to search them for it again and again takes a third more.
+    searched = gc.isenabled()
+    gc.disable()
+    try:
+        return [each for each in _planned(study, choices) if isinstance(each, Trial)]
+    finally:
+        if searched:
+            gc.enable()
 
 
 def waiting(study: StudyConfig, choices: Sequence[tuning.Choice]) -> list[Waiting]:
