@@ -76,7 +76,7 @@ def trials(study: StudyConfig, choices: Sequence[tuning.Choice]) -> list[Trial]:
     InputFault
         If a backbone of the hub is not on this machine.
     """
-    # Hundreds of thousands of objects, none of them garbage: to search them for it again and again takes a third more.
+    # Hundreds of thousands of objects, none of them garbage: to search them for it again and again takes time.
     searched = gc.isenabled()
     gc.disable()
     try:

@@ -5,7 +5,6 @@ import os
 import stat
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -56,10 +55,7 @@ def read(file: Path) -> Image.Image:
 
 def broken(files: Iterable[Path]) -> list[str]:
     """Describe the files that cannot be read, as `read` does; every picture is decoded, the large ones coarsely."""
-    states = [(file, file.stat()) for file in files]
-    with ThreadPoolExecutor() as pool:  # Pillow decodes outside of Python's lock
-        faults = pool.map(lambda of: _fault(of[0], of[1].st_mtime_ns, of[1].st_size), states)
-        return [fault for fault in faults if fault]
+    return [fault for file in files if (fault := _fault(file, file.stat().st_mtime_ns, file.stat().st_size))]
 
 
 @cache
@@ -124,7 +120,7 @@ def array_hash(picture: np.ndarray) -> str:
 
 @contextmanager
 def _opened(file: Path) -> Iterator[Image.Image]:
-    """Open a picture; one of absurdly many pixels raises."""
+    """Open a picture; one of absurdly many pixels raises. Not for several threads: filters of warnings are global."""
     if not stat.S_ISREG(file.stat().st_mode):  # a pipe would be waited for
         raise ValueError("it is no ordinary file")
     with warnings.catch_warnings():
