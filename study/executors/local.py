@@ -25,6 +25,7 @@ from typing import Any, Literal
 from study.claims import Claims
 from study.executors import records
 from study.executors.endings import end_of, how_ended, hung, killed_for_memory
+from study.executors.interrupts import held_back
 from study.executors.records import Record
 from study.full_disk import FullDisk, message
 from study.process import LOG, Process
@@ -278,7 +279,8 @@ class LocalExecutor:
         log = self.store.logs / f"worker-{os.getpid()}-{self._started}-{uuid.uuid4().hex[:8]}.log"
         name, visible = only_visible(device)
         told_to = environment(max(1, cores() // len(self.devices)), str(log.relative_to(self.store.folder)))
-        with log.open("x") as told:
+        # An interrupt in between would leave a worker that nobody knows, and that outlives this process by seconds.
+        with log.open("x") as told, held_back():
             process = subprocess.Popen(
                 [*self.command, str(self.store.folder), "--device", name],
                 stdin=subprocess.PIPE,
@@ -289,8 +291,8 @@ class LocalExecutor:
                 env={**told_to, **visible},
                 start_new_session=True,  # Ctrl-C is for the driver, which ends its workers itself
             )
-        hand = _Hand(device, process, Process.of(process.pid), log)
-        self._hands.append(hand)
+            hand = _Hand(device, process, Process.of(process.pid), log)
+            self._hands.append(hand)
         threading.Thread(target=self._read, args=(hand,), daemon=True).start()
 
     def _read(self, hand: _Hand) -> None:
@@ -349,8 +351,8 @@ class LocalExecutor:
                 raise WorkerFault(f"{STARTS} workers in a row ended before they were ready; of the last, {reason}")
 
     def _end(self, hand: _Hand) -> None:
-        self._hands.remove(hand)
         kill(hand.process)
+        self._hands.remove(hand)
         _reap(hand.process)
         if hand.pack is not None:
             self._free(hand)

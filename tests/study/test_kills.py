@@ -14,6 +14,7 @@ import pytest
 from study.driver import TRIES
 from study.executors.local import LocalExecutor, WorkerFault
 from study.plan import packs
+from study.process import Process
 from study.store import Store
 from study.study import Study
 from tests.study import fakes
@@ -158,6 +159,33 @@ def test_cancelled_packs_leave_no_file_and_no_process(tmp_path, monkeypatch):
     assert executor.poll(0.01) == {}
     assert list(loaded.store.packs.iterdir()) == []
     executor.close()
+    assert workers_of(loaded.store.folder) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_while_a_worker_is_started_leaves_no_worker(number, tmp_path, monkeypatch):
+    loaded = Study.load(fakes.study_file(tmp_path))
+    executor = LocalExecutor(loaded.store, ["cpu"], command=fakes.COMMAND)
+    of = Process.of
+
+    def interrupted(pid: int) -> Process:
+        signal.raise_signal(number)
+        return of(pid)
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Process, "of", interrupted)
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            executor.begin()
+        assert signal.getsignal(signal.SIGTERM) is interrupt
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert len(workers_of(loaded.store.folder)) == 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        executor.close()
     assert workers_of(loaded.store.folder) == []
 
 
