@@ -36,37 +36,44 @@ def activity(
         log and reason. `failures`: for each failed trial its id, what it is, the error, the log's path and the last
         lines there that speak of it.
     """
-    lists = (rows[name].tolist() for name in ("id", "status", "attempt"))
-    known = {id: (status in FINAL, attempt) for id, status, attempt in zip(*lists, strict=True)}
-    gone = set(pruned)
-    names = {trial.id: trial for trial in trials if trial.id not in gone}
-    states: dict[str, str] = {}
     judge = Judge()
-
-    def note(id: str, attempt: int, state: str) -> None:
-        final, last = known.get(id, (False, 0))
-        if id in names and not final and attempt != last:
-            order = ("lost", "queued", "running")
-            states[id] = max(state, states.get(id, "lost"), key=order.index)
-
+    noted: list[tuple[str, int, str]] = []
     for (id, attempt), holder in Claims(store.claims).all().items():
         if holder is not None:
-            note(id, attempt, "lost" if judge.alive(holder) is False else "running")
+            noted.append((id, attempt, "lost" if judge.alive(holder) is False else "running"))
     jobs = [*_jobs(store), *_tasks(store, judge)]
     for job in jobs:
-        for id, attempt in job["attempts"].items():
-            note(id, attempt, job["state"])
-        job["trials"] = sum(id in states for id in job.pop("attempts"))
+        noted += [(id, attempt, job["state"]) for id, attempt in job["attempts"].items()]
     for _, pack, record in records.read(store):
         if record.executor == "local":
-            for id, attempt in pack.attempts.items():
-                note(id, attempt, "lost" if judge.alive(record.owner) is False else "queued")
+            state = "lost" if judge.alive(record.owner) is False else "queued"
+            noted += [(id, attempt, state) for id, attempt in pack.attempts.items()]
+    failed = rows[~rows["status"].isin(FINAL)]
+    spoken_of = {id for id, _, _ in noted}.union(failed["id"]).difference(pruned)  # few of many thousand trials
+    names = {trial.id: trial for trial in trials if trial.id in spoken_of}
+    states = _states(noted, names, rows)
+    for job in jobs:
+        job["trials"] = sum(id in states for id in job.pop("attempts"))
     counts = list(states.values())
     return {
         **{state: counts.count(state) for state in ("running", "queued", "lost")},
         "jobs": [job for job in jobs if job["trials"]],
-        "failures": _failures(store, names, rows),
+        "failures": _failures(store, names, failed),
     }
+
+
+def _states(noted: Sequence[tuple[str, int, str]], names: Collection[str], rows: pd.DataFrame) -> dict[str, str]:
+    """Return the state of the trials that have no result yet, given what is noted of some of their attempts."""
+    some = rows[rows["id"].isin([id for id, _, _ in noted])]
+    lists = (some[name].tolist() for name in ("id", "status", "attempt"))
+    known = {id: (status in FINAL, attempt) for id, status, attempt in zip(*lists, strict=True)}
+    order = ("lost", "queued", "running")
+    states: dict[str, str] = {}
+    for id, attempt, state in noted:
+        final, last = known.get(id, (False, 0))
+        if id in names and not final and attempt != last:
+            states[id] = max(state, states.get(id, "lost"), key=order.index)
+    return states
 
 
 def _jobs(store: Store) -> list[dict[str, Any]]:
@@ -120,9 +127,9 @@ def _tasks(store: Store, judge: Judge) -> list[dict[str, Any]]:
     return told
 
 
-def _failures(store: Store, names: dict[str, Trial], rows: pd.DataFrame) -> list[dict[str, Any]]:
+def _failures(store: Store, names: dict[str, Trial], failed: pd.DataFrame) -> list[dict[str, Any]]:
     told = []
-    for row in rows[~rows["status"].isin(FINAL)].to_dict("records"):
+    for row in failed.to_dict("records"):
         if row["id"] not in names:
             continue
         label, log = names[row["id"]].label(), row.get("log")

@@ -36,6 +36,9 @@ TIMED = ("task", "backbone_hash", "protocol_json", "device", "pack_seconds", "pa
 # makes the driver hand out all of its pack anew.
 _LEAST, _MOST = 4, 256
 
+_REPLICATE = ("backbone", "task", "seed")
+"""What a trial is besides its design."""
+
 
 @dataclass(frozen=True)
 class Waiting:
@@ -260,13 +263,14 @@ def status(
     own_states = states(own)
     designs = {id(trial.design): trial.design for trial in own}  # of thousands of trials few designs
     of_designs = Counter(zip((id(trial.design) for trial in own), own_states, strict=True))
+    replicate = attrgetter(*_REPLICATE)
+    of_replicates = Counter(zip(map(replicate, own), own_states, strict=True))
     by_factor: dict[str, dict[str, dict[str, int]]] = {}
     for factor, levels in factors.items():
         members: dict[str, Counter[str]] = {name: Counter() for name in levels}
-        if factor in ("backbone", "task", "seed"):
-            of_levels = Counter(zip(map(attrgetter(factor), own), own_states, strict=True))
-            for (level, state), number in of_levels.items():
-                members[str(level)][state] += number
+        if factor in _REPLICATE:
+            for (own_levels, state), number in of_replicates.items():
+                members[str(own_levels[_REPLICATE.index(factor)])][state] += number
         else:
             for (place, state), number in of_designs.items():
                 if factor in designs[place]:

@@ -86,20 +86,23 @@ class Trial:
                 f"the trial on backbone {self.backbone!r} and task {self.task!r} has no id: "
                 "expected the content hashes of both; give backbone_hash and task_hash"
             )
-        return _id(self._treatment, self.task_hash, self.seed)
+        return _id(self._begun, self.task_hash, self.seed)
 
     @cached_property
-    def _treatment(self) -> str:
-        """What the trials of a design under one protocol have in common, as a part of canonical JSON."""
+    def _begun(self) -> hashlib._Hash:
+        """The hash of what the trials of a design under one protocol have in common, a part of canonical JSON."""
         protocol = self.protocol.model_dump(mode="json")
-        return canonical_json({"backbone": self.backbone_hash, "design": self.design, "protocol": protocol})[1:-1]
+        text = canonical_json({"backbone": self.backbone_hash, "design": self.design, "protocol": protocol})
+        return hashlib.sha256(f"{text[:-1]},".encode())
 
     def on(self, task: str, task_hash: str, seed: int) -> Trial:
         """Return the same on another task or seed, its id included: what both have in common is computed once."""
         # Not by the constructor: a plan has hundreds of thousands of trials, and their fields are known to be sound.
         other = object.__new__(Trial)
-        own = {"task": task, "task_hash": task_hash, "seed": seed, "pruning": None}
-        other.__dict__.update(self.__dict__, id=_id(self._treatment, task_hash, seed), **own)
+        id = _id(self._begun, task_hash, seed)
+        own = self.__dict__.copy()
+        own["task"], own["task_hash"], own["seed"], own["pruning"], own["id"] = task, task_hash, seed, None, id
+        object.__setattr__(other, "__dict__", own)
         return other
 
     def planned(self, how: str, pruning: Pruning | None = None) -> Trial:
@@ -146,15 +149,17 @@ class Trial:
         return cls(**{**data, **own})
 
 
-def _id(treatment: str, task_hash: str, seed: int) -> str:
-    """Hash one canonical JSON text, made of two parts that follow each other in the order of its keys."""
-    return hashlib.sha256(f"{{{treatment},{_replicate(task_hash, seed)}}}".encode()).hexdigest()
+def _id(begun: hashlib._Hash, task_hash: str, seed: int) -> str:
+    """Hash one canonical JSON text, whose beginning is hashed already: what follows has the later of its keys."""
+    whole = begun.copy()
+    whole.update(_rest(task_hash, seed))
+    return whole.hexdigest()
 
 
 @lru_cache(maxsize=65536)
-def _replicate(task_hash: str, seed: int) -> str:
-    """Return what the trials of one task and seed have in common, as the rest of that canonical JSON."""
-    return canonical_json({"seed": seed, "task": task_hash, "version": TRIAL_VERSION})[1:-1]
+def _rest(task_hash: str, seed: int) -> bytes:
+    """Return what the trials of one task and seed have in common, the rest of that canonical JSON."""
+    return canonical_json({"seed": seed, "task": task_hash, "version": TRIAL_VERSION})[1:].encode()
 
 
 def design_words(design: Mapping[str, Any], keys: Collection[str] | None = None) -> str:
