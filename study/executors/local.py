@@ -77,8 +77,8 @@ class _Hand:
         When it told something last.
     killed_for_memory : int, optional
         How many processes had been killed for want of memory when it began.
-    hangs : bool
-        Whether it was ended because it told nothing for too long.
+    hangs : float, optional
+        The seconds for which it told nothing, if it was ended for that.
     """
 
     device: str
@@ -89,7 +89,7 @@ class _Hand:
     pack: str | None = None
     heard: float = field(default_factory=time.monotonic)
     killed_for_memory: int | None = field(default_factory=killed_for_memory)
-    hangs: bool = False
+    hangs: float | None = None
 
 
 def driver() -> str | None:
@@ -262,8 +262,8 @@ class LocalExecutor:
                 hand.heard = now
             patience = self.silence if hand.ready else max(self.silence, SILENCE)
             busy = hand.pack is not None or not hand.ready
-            if busy and now - hand.heard > patience and not hand.hangs:
-                hand.hangs = True
+            if busy and now - hand.heard > patience and hand.hangs is None:
+                hand.hangs = patience
                 kill(hand.process)
 
     def _idle(self) -> list[str]:
@@ -335,10 +335,10 @@ class LocalExecutor:
         self._hands.remove(hand)
         code = _reap(hand.process)
         before, now = hand.killed_for_memory, killed_for_memory()
-        memory = code == -signal.SIGKILL and not hand.hangs and before is not None and now is not None and now > before
+        memory = code == -signal.SIGKILL and hand.hangs is None and before is not None and now is not None and now > before
         how = how_ended(code)
-        if hand.hangs:
-            how = hung(self.silence)
+        if hand.hangs is not None:
+            how = hung(hand.hangs)
         elif memory:
             how += ", as Linux does when the machine's memory runs out, and it says that it did"
         reason = f"the worker {how}; {end_of(hand.log)}"

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from study.driver import TRIES
 from study.executors.endings import killed_for_memory
-from study.executors.local import LocalExecutor
+from study.executors.local import STARTS, LocalExecutor, WorkerFault
 from study.study import Study
 from tests.faults.injection import COMMAND, INJECTED
 from tests.study import fakes
@@ -65,6 +66,14 @@ def test_trial_whose_workers_always_hang_is_failed_with_the_reason(study, monkey
     assert trial.design["activation"] == "silu"
     assert f"tried {TRIES} times" in reason and "told nothing for 2 s and was killed" in reason
     assert "resources: {silence" in reason and "here comes: hangs" in reason, "and the end of the log"
+
+
+def test_worker_that_hangs_while_it_starts_is_told_with_the_time_it_was_given(study, monkeypatch):
+    monkeypatch.setattr("study.executors.local.SILENCE", 1.0)  # an hour, which starting may take whatever a study says
+    command = (sys.executable, "-c", "import time; time.sleep(60)")
+    with pytest.raises(WorkerFault, match=f"{STARTS} workers in a row.* told nothing for 1 s and was killed"):
+        study.run(executor=LocalExecutor(study.store, ["cpu"], command=command, silence=0.1))
+    assert workers_of(study.store.folder) == []
 
 
 @pytest.mark.slow
