@@ -335,7 +335,8 @@ class LocalExecutor:
         self._hands.remove(hand)
         code = _reap(hand.process)
         before, now = hand.killed_for_memory, killed_for_memory()
-        memory = code == -signal.SIGKILL and hand.hangs is None and before is not None and now is not None and now > before
+        by_another = code == -signal.SIGKILL and hand.hangs is None
+        memory = by_another and before is not None and now is not None and now > before
         how = how_ended(code)
         if hand.hangs is not None:
             how = hung(hand.hangs)
