@@ -1,123 +1,45 @@
 """Confirming a recipe: what it is compared with and at which rates, on tasks that nothing used, safe to interrupt."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from scipy import stats
 from typer.testing import CliRunner
 
 from adapters.faults import InputFault
-from study import Study, config
+from study import Study
 from study.cli import main
 from study.confirm import Confirming
 from study.executors.local import LocalExecutor
 from study.results import read_results
-from study.trial import Trial, TrialResult
-from tests.study import fakes, tiny
+from tests.study import fakes
+from tests.study.confirmations import (
+    BEST,
+    CHANGES,
+    NEW,
+    PLANNED,
+    RECIPE,
+    commit,
+    fill,
+    of,
+    prepared,
+    section,
+    study_of,
+    tuned,
+)
 from tests.study.test_commands import call
-
-ROOT = Path(__file__).resolve().parents[2]
-BEST = {"adapter": 1e-3, "lora": 3e-3, "full": 1e-3}
-"""The rates that the tune trials of this file favour."""
-RATES = [3e-4, 1e-3, 3e-3, 1e-2]
-NEW = [{"name": name, "pictures": "photos", "class": name} for name in ("owl", "elk", "eel")]
-CHANGES = {
-    "factors": {"method": ["adapter", "lora", "full"]},
-    "nested": [
-        {
-            "when": {"method": "adapter"},
-            "factors": {"input": ["SA_in", "CA_out"], "output": ["FFN_in"], "activation": ["relu"], "budget": ["5%"]},
-        },
-        {"when": {"method": "lora"}, "factors": {"budget": ["5%", "1%"]}},
-    ],
-    "fixed": {},
-    "seeds": 1,
-    "tune": {"tasks": [{"name": "ham", "pictures": "photos", "class": "hamster"}], "grid": {"learning_rate": RATES}},
-    "confirm": {
-        "tasks": NEW,
-        "seeds": 2,
-        "margin": 0.02,
-        "against": ["lora", "bitfit", "full"],
-        "learning_rates": {"bitfit": 0.02},
-    },
-}
-RECIPE = {
-    "name": "best",
-    "backbone": "pipe",
-    "design": {"method": "adapter", "input": "SA_in", "output": "FFN_in", "activation": "relu", "budget": "5%"},
-    "protocol": {"steps": 3, "pictures": 2, "learning_rate": 5e-3},
-    "evidence": {"clip_i": 0.9},
-}
-PLANNED = 4 * 3 * 2
-"""The recipe and three methods, three tasks, two seeds."""
 
 
 @pytest.fixture(autouse=True)
 def the_command_is_known_and_processes_find_the_packages(monkeypatch, tmp_path):
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.chdir(tmp_path)
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
-
-
-def study_of(root: Path, **changes) -> Study:
-    """The study with some sections changed; None leaves one out."""
-    sections = {**CHANGES, **changes}
-    return Study.load(fakes.study_file(root, **{name: value for name, value in sections.items() if value is not None}))
-
-
-def section(**changes) -> dict:
-    return {**CHANGES["confirm"], **changes}
-
-
-def recipe_file(root: Path, **changes) -> Path:
-    path = root / "recipe.yaml"
-    path.write_text(yaml.safe_dump({**RECIPE, **changes}))
-    return path
-
-
-def commit(study: Study, trial: Trial, score: float | None, status: str = "done", **columns) -> None:
-    scores = {} if score is None else {"clip_i": score}
-    result = TrialResult(trial, status, "" if status == "done" else "as told", scores, columns)
-    study.store.commit(result, study.config.name)
-
-
-def tuned(root: Path, **changes) -> Study:
-    """A study whose tuning has ended: each method's best rate is that of BEST."""
-    study = study_of(root, **changes)
-    for trial in study.tune_trials:
-        commit(study, trial, fakes.score_at(trial.protocol.learning_rate, BEST[trial.design["method"]]))
-    return study
-
-
-def of(study: Study, root: Path, **changes) -> Confirming:
-    return Confirming(study, recipe_file(root, **changes))
+    yield from prepared(monkeypatch, tmp_path)
 
 
 def run(confirming: Confirming, **how):
     return confirming.run(executor=LocalExecutor(confirming.study.store, ["cpu"], command=fakes.COMMAND), **how)
-
-
-def fill(confirming: Confirming, score=None) -> None:
-    """Store a result of every trial; None stands for divergence."""
-    numbers = np.random.default_rng(0)
-    for trial in confirming.trials:
-        value = score(trial) if score else float(numbers.normal(0.5, 0.1))
-        commit(confirming.study, trial, value, "diverged" if value is None else "done", parameters=1000)
-
-
-def command(*words: object):
-    called = ["confirm", *map(str, words)]
-    return CliRunner().invoke(main.build("confirm"), called)
 
 
 def test_every_method_is_planned_on_every_new_task_and_seed_under_the_recipes_protocol(tmp_path):
@@ -391,161 +313,3 @@ def test_diverged_trials_count_as_failures(tmp_path):
     assert found.n_failed == 1 and found.noninferior.shown is None, "two tasks are left"
     assert found.noninferior_worst.shown is not None
     assert "(full 1)" in found.explain()
-
-
-def test_the_command_prints_the_table_and_one_json_document(tmp_path):
-    study = tuned(tmp_path)
-    confirming = of(study, tmp_path)
-    file, recipe = tmp_path / "fake.yaml", tmp_path / "recipe.yaml"
-    dry = command(file, recipe, "--dry-run")
-    assert dry.exit_code == 0, dry.output
-    for words in (
-        "tasks: subject/owl, subject/elk, subject/eel",
-        "margin to full tuning: 0.02 clip_i",
-        "learning rate 0.003 (tuned by fake)",
-        "learning rate 0.02 (declared in `confirm.learning_rates`)",
-        "best: adapter input SA_in",
-        "trials: 24 (4 compared × 3 tasks × 2 seeds)",
-        "estimated time: unknown",
-    ):
-        assert words in dry.stdout, words
-    assert confirming.status()["missing"] == PLANNED, "a dry run runs nothing"
-    fill(confirming)
-    shown = command(file, recipe)
-    assert shown.exit_code == 0, shown.output
-    assert "clip_i: best less each other method, paired by task" in shown.stdout and "bitfit" in shown.stdout
-    assert "own evidence (chosen because it was the best: expected to shrink): clip_i 0.9." in shown.stdout
-    assert f"trials of the confirmation: {PLANNED} done" in shown.stderr and "warning: 3 tasks" in shown.stderr
-    data = json.loads(command(file, recipe, "--json").stdout)
-    assert data["trials"]["done"] == PLANNED and data["evidence"] == {"clip_i": 0.9}
-    assert [entry["name"] for entry in data["compared"]] == ["best", "lora", "bitfit", "full"]
-    assert data["compared"][1]["learning_rate"] == 3e-3 and data["compared"][1]["parameters"] == 1000
-    assert data["result"] == json.loads(confirming.analyse().to_json())
-
-
-def test_faults_of_the_command_are_one_message_and_exit_code_2(tmp_path):
-    tuned(tmp_path, confirm=section(against=["dora"], margin=None, learning_rates={}))
-    recipe_file(tmp_path)
-    for words, told in (
-        (("fake.yaml", "recipe.yaml"), "no learning rate for dora"),
-        (("fake.yaml", "nowhere.yaml"), "nowhere.yaml"),
-        (("nowhere.yaml", "recipe.yaml"), "nowhere.yaml"),
-        (("fake.yaml", "recipe.yaml", "--pack", "0"), "--pack 0"),
-        (("fake.yaml", "recipe.yaml", "--address", "auto"), "--executor ray"),
-    ):
-        ended = command(*words)
-        assert ended.exit_code == 2 and told in ended.stderr and ended.stdout == "", ended.output
-
-
-def test_failed_trials_are_named_with_exit_code_1(tmp_path):
-    confirming = of(tuned(tmp_path), tmp_path)
-    fill(confirming)
-    trial = confirming.trials[0]
-    (confirming.study.store.folder / "trials" / f"{trial.id}.1.parquet").unlink()
-    commit(confirming.study, trial, None, "failed")
-    ended = command(tmp_path / "fake.yaml", tmp_path / "recipe.yaml")
-    assert ended.exit_code == 1 and f"failed: {trial.label()} ({trial.id[:12]}): as told" in ended.stderr
-    assert "--only failed" in ended.stderr and "1 of 24 trials have no clip_i" in ended.stdout
-
-
-def test_planning_a_confirmation_never_imports_torch(tmp_path):
-    fill(of(tuned(tmp_path), tmp_path))
-    code = (
-        "import sys\nfrom study import Study\nfrom study.confirm import Confirming\n"
-        f"confirming = Confirming(Study.load({str(tmp_path / 'fake.yaml')!r}), {str(tmp_path / 'recipe.yaml')!r})\n"
-        "confirming.describe(), confirming.warnings(), confirming.analyse().explain()\n"
-        "assert not {'torch', 'diffusers'} & set(sys.modules)"
-    )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
-
-
-HEAD = """\
-name: s
-backbone: pipe
-tasks: [{name: rex, pictures: photos, class: dog}]
-scores: {clip_i: scorer}
-factors:
-  input: [CA_out, SA_in]
-  output: [FFN_in]
-fixed: {method: adapter, width: 2}
-tune: {tasks: [{name: ham, pictures: photos, class: hamster}], grid: {learning_rate: [1e-3, 1e-2]}}
-confirm:
-"""
-TASK = "  tasks: [{name: owl, pictures: photos, class: owl}]\n"
-
-
-@pytest.mark.parametrize(
-    "text, line, word",
-    [
-        ("  margin: 0.02\n", 10, "confirm.tasks"),
-        (TASK, 10, "no margin: say how much worse"),
-        (TASK + "  margin: 0\n", 12, "greater than 0"),
-        (TASK + "  margin: .inf\n", 12, "finite"),
-        (TASK + "  margin: 0.1\n  sead: 1\n", 13, "did you mean seeds?"),
-        (TASK + "  margin: 0.1\n  seeds: 0\n", 13, "got 0"),
-        (TASK + "  margin: 0.1\n  against: [lora, vpt, full]\n", 13, "got 'vpt': input should be 'lora', 'dora'"),
-        (TASK + "  margin: 0.1\n  against: [full, full]\n", 13, "full is given twice"),
-        (TASK + "  margin: 0.1\n  against: lora\n", 12, "`against` leaves out"),
-        (TASK + "  margin: 0.1\n  learning_rates:\n    lora: -1\n", 14, "greater than 0"),
-        (TASK + "  margin: 0.1\n  learning_rates:\n    vpt: 1\n", 14, "'vpt'"),
-        (TASK + "  margin: 0.1\n  against: full\n  learning_rates: {lora: 1}\n", 14, "leaves this method out"),
-        ("  margin: 0.1\n  tasks: [{name: rex, pictures: photos, class: cat}]\n", 12, "rex is a task of the study:"),
-        ("  margin: 0.1\n  tasks: [{name: rat, pictures: photos, class: dog}]\n", 12, "study by the name subject/rex"),
-        ("  margin: 0.1\n  tasks: [{name: ham, pictures: photos, class: x}]\n", 12, "is a task of the tuning"),
-        (
-            "  margin: 0.1\n  tasks:\n    - {name: owl, pictures: photos, class: owl}\n"
-            "    - {name: owl2, pictures: photos, class: owl}\n", 14, "owl2 is given twice, by the name subject/owl",
-        ),
-        ("  margin: 0.1\n  tasks: [subject/nobody]\n", 12, "no subject 'nobody'"),
-        (TASK + "  margin: 0.1\n", 0, ""),
-        (TASK + "  against: lora\n", 0, ""),
-    ],
-)  # fmt: skip
-def test_fault_of_the_section_names_its_line_and_what_to_do(tmp_path, text, line, word):
-    fakes.folders(tmp_path)
-    path = tmp_path / "study.yaml"
-    path.write_text(HEAD + text)
-    if not word:  # the text all the others change is right
-        assert config.read(path).confirm.seeds == (0, 1)
-        return
-    with pytest.raises(InputFault) as caught:
-        config.read(path)
-    told = str(caught.value)
-    assert f"line {line}:" in told and word in told and "1 fault" in told, told
-
-
-def test_colours_are_known_of_the_tasks_to_confirm_on_too(tmp_path):
-    fakes.folders(tmp_path)
-    path = tmp_path / "study.yaml"
-    text = HEAD.replace("[{name: rex, pictures: photos, class: dog}]", "[subject/robot]")
-    text = text.replace("[{name: ham, pictures: photos, class: hamster}]", "[subject/lamp]")
-    path.write_text(text.replace("scorer}", "scorer, colour: world}") + TASK + "  margin: 0.1\n")
-    with pytest.raises(InputFault, match="subject/owl is a folder of photographs"):
-        config.read(path)
-
-
-@pytest.mark.slow
-def test_a_tiny_model_is_trained_by_the_recipe_and_by_what_it_is_compared_with(tmp_path):
-    """True workers, packs and scores: ten trials of two steps."""
-    model, scorer = tiny.pipeline_folder(tmp_path), tiny.clip_folder(tmp_path)
-    fakes.folders(tmp_path)
-    short = {"steps": 2, "batch": 1, "prior_pictures": 2, "sampling_steps": 2, "pictures": 2, "guidance": 3}
-    tasks = [{"name": name, "pictures": "photos", "class": "robot", "token": name} for name in ("one", "two", "three")]
-    confirm = {"tasks": tasks, "seeds": 1, "margin": 0.5, "against": ["lora", "full"]}
-    study = study_of(
-        tmp_path, backbone=model.name, scores={"clip_i": scorer.name}, protocol=short,
-        factors={"input": ["SA_in", "CA_out"], "output": ["FFN_in"]}, nested=[],
-        fixed={"method": "adapter", "width": 3},
-        tune=None, confirm={**confirm, "learning_rates": {"lora": 1e-2, "full": 1e-3}},
-    )  # fmt: skip
-    design = {"method": "adapter", "input": "SA_in", "output": "FFN_in", "width": 3}
-    confirming = of(study, tmp_path, backbone=model.name, design=design, protocol={**short, "learning_rate": 1e-2})
-    outcome = confirming.run(workers=1)
-    assert outcome.counts == {"done": 9}, outcome.failed
-    sizes = confirming.parameters()
-    # A LoRA of rank 1 is the smallest there is on this model.
-    assert sizes["full"] > 20 * sizes["best"] and sizes["best"] < sizes["lora"] < 3 * sizes["best"]
-    found = confirming.analyse()
-    assert found.rows["tasks"].tolist() == [3, 3] and found.rows["difference"].notna().all()
-    assert os.listdir(study.store.folder / "trials") and not (study.store.folder / "adapters").exists()

@@ -27,7 +27,7 @@ from study.report_maps import best_kept
 from study.study import Study
 from tests.study import fakes, tiny
 from tests.study import test_noise_difference_command as noise
-from tests.study.test_confirm import RECIPE, fill, of, recipe_file, tuned
+from tests.study.confirmations import RECIPE, fill, of, recipe_file, tuned
 from tests.study.test_recommend_command import BEST, ran
 
 ROOT = Path(__file__).resolve().parents[2]
