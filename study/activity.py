@@ -15,7 +15,7 @@ from study.store import Store
 from study.trial import FINAL, Trial
 
 if TYPE_CHECKING:
-    import pandas as pd
+    import pyarrow as pa
 
 _LINES = 5
 _TRACES = ("Traceback (most", "During handling of the above", "The above exception was")
@@ -23,9 +23,14 @@ _TRACES = ("Traceback (most", "During handling of the above", "The above excepti
 
 
 def activity(
-    store: Store, trials: Sequence[Trial], rows: pd.DataFrame, pruned: Collection[str] = ()
+    store: Store, trials: Sequence[Trial], rows: pa.Table, pruned: Collection[str] = ()
 ) -> dict[str, Any]:
     """Return what goes on with the trials of a plan, of which some were pruned by its own search.
+
+    Parameters
+    ----------
+    rows : pyarrow.Table
+        As `study.store.Store.table` returns them.
 
     Returns
     -------
@@ -48,8 +53,9 @@ def activity(
         if record.executor == "local":
             state = "lost" if judge.alive(record.owner) is False else "queued"
             noted += [(id, attempt, state) for id, attempt in pack.attempts.items()]
-    failed = rows[~rows["status"].isin(FINAL)]
-    spoken_of = {id for id, _, _ in noted}.union(failed["id"]).difference(pruned)  # few of many thousand trials
+    places = [place for place, status in enumerate(rows["status"].to_pylist()) if status not in FINAL]
+    failed = rows.take(places).to_pylist() if places else []
+    spoken_of = {*(id for id, _, _ in noted), *(row["id"] for row in failed)}.difference(pruned)  # few of many trials
     names = {trial.id: trial for trial in trials if trial.id in spoken_of}
     states = _states(noted, names, rows)
     for job in jobs:
@@ -62,11 +68,11 @@ def activity(
     }
 
 
-def _states(noted: Sequence[tuple[str, int, str]], names: Collection[str], rows: pd.DataFrame) -> dict[str, str]:
+def _states(noted: Sequence[tuple[str, int, str]], names: Collection[str], rows: pa.Table) -> dict[str, str]:
     """Return the state of the trials that have no result yet, given what is noted of some of their attempts."""
-    some = rows[rows["id"].isin([id for id, _, _ in noted])]
-    lists = (some[name].tolist() for name in ("id", "status", "attempt"))
-    known = {id: (status in FINAL, attempt) for id, status, attempt in zip(*lists, strict=True)}
+    some = {id for id, _, _ in noted}
+    lists = (rows[name].to_pylist() for name in ("id", "status", "attempt"))
+    known = {id: (status in FINAL, last) for id, status, last in zip(*lists, strict=True) if id in some}
     order = ("lost", "queued", "running")
     states: dict[str, str] = {}
     for id, attempt, state in noted:
@@ -127,9 +133,9 @@ def _tasks(store: Store, judge: Judge) -> list[dict[str, Any]]:
     return told
 
 
-def _failures(store: Store, names: dict[str, Trial], failed: pd.DataFrame) -> list[dict[str, Any]]:
+def _failures(store: Store, names: dict[str, Trial], failed: list[dict[str, Any]]) -> list[dict[str, Any]]:
     told = []
-    for row in failed.to_dict("records"):
+    for row in failed:
         if row["id"] not in names:
             continue
         label, log = names[row["id"]].label(), row.get("log")

@@ -21,6 +21,7 @@ from study.trial import PRUNED, STATUSES, Pack, Trial
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
     from study.tasks.specs import TaskSpec
 
@@ -222,7 +223,7 @@ def address(source: Source) -> str | dict[str, str]:
 def status(
     study: str,
     planned: Sequence[Trial],
-    rows: pd.DataFrame,
+    rows: pa.Table,
     factors: Mapping[str, Sequence[str]],
     tune: Sequence[Trial] = (),
     unknown: Sequence[Waiting] = (),
@@ -232,6 +233,8 @@ def status(
 
     Parameters
     ----------
+    rows : pyarrow.Table
+        As `study.store.Store.table` returns them.
     factors : mapping of str to sequence of str
         The factors to count by, and their levels in the order to show.
     tune : sequence of Trial
@@ -249,7 +252,7 @@ def status(
         backbone); tune (the same for the tuning); waiting (trials of the study's designs that wait for tuning); next
         (the first missing trial, and what it tunes if it does; its id is None if it waits for tuning; or None).
     """
-    found = dict(zip(rows["id"].tolist(), rows["status"].tolist(), strict=True))
+    found = dict(zip(rows["id"].to_pylist(), rows["status"].to_pylist(), strict=True))
     found |= dict.fromkeys(pruned, PRUNED)
     own: list[Trial | Waiting] = [*(trial for trial in planned if trial.role == "study"), *unknown]
 

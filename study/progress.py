@@ -6,12 +6,12 @@ import sys
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from typing import TYPE_CHECKING, Any
 
 from study.trial import Trial
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 
 def duration(seconds: float) -> str:
@@ -20,6 +20,18 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _bar(*texts: str) -> Progress:
+    """Return a bar with these fields beside it, which is switched off where there is no terminal."""
+    # Not above: most who import this module show no bar.
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    fields = [TextColumn(f"{{task.fields[{name}]}}", markup=False) for name in texts]
+    columns = (BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn(), *fields)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 class Bar:
@@ -39,19 +51,8 @@ class Bar:
         self._total = 0
         self._done = 0
         self._part: dict[str, float] = {}
-        console = Console(stderr=True)
-        self._plain = not console.is_terminal
-        self._bar = Progress(
-            BarColumn(24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}"),
-            TextColumn("{task.fields[now]}", markup=False),
-            TextColumn("{task.fields[last]}", markup=False),
-            console=console,
-            transient=True,
-            disable=self._plain,
-        )
+        self._bar = _bar("left", "now", "last")
+        self._plain = self._bar.disable
         self._task = self._bar.add_task("", total=self._total, left="", now="starting", last="")
 
     def __enter__(self) -> Bar:
@@ -112,18 +113,9 @@ class Steps:
         self._total = total
         self._begin = 0.0
         self._tenth = 0
-        console = Console(stderr=True)
-        self._plain = not console.is_terminal
-        self._bar = Progress(
-            BarColumn(24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.description}", markup=False),
-            console=console,
-            transient=True,
-            disable=self._plain,
-        )
-        self._task = self._bar.add_task("starting", total=total)
+        self._bar = _bar("now")
+        self._plain = self._bar.disable
+        self._task = self._bar.add_task("", total=total, now="starting")
 
     def __enter__(self) -> Steps:
         self._bar.start()
@@ -137,14 +129,14 @@ class Steps:
     def stage(self, what: str) -> None:
         """Say what is done now; the time left is reckoned from the last stage's begin."""
         self._begin = time.monotonic()
-        self._bar.update(self._task, description=what)
+        self._bar.update(self._task, now=what)
         if self._plain:
             print(what, file=sys.stderr, flush=True)
 
     def step(self, done: int) -> None:
         """Take note of the number of steps done."""
         left = f"{duration((time.monotonic() - self._begin) * (self._total - done) / done)} left"
-        self._bar.update(self._task, completed=done, description=left)
+        self._bar.update(self._task, completed=done, now=left)
         if self._plain and done * 10 // self._total > self._tenth:
             self._tenth = done * 10 // self._total
             print(f"{done}/{self._total} steps · {left}", file=sys.stderr, flush=True)

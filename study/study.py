@@ -88,9 +88,13 @@ class Study(Running):
         InputFault
             If a backbone of the hub is not on this machine; `run` downloads it.
         """
-        adaptive = self.config.tune is not None or self._search is not None
-        rows = self.store.rows(self.deciding) if adaptive else None
+        rows = self.store.rows(self.deciding) if self._adaptive else None
         return self._planned(self.choices(rows), rows)
+
+    @property
+    def _adaptive(self) -> bool:
+        """Whether rows decide what is planned."""
+        return self.config.tune is not None or self._search is not None
 
     @cached_property
     def _search(self) -> Search | None:
@@ -223,13 +227,14 @@ class Study(Running):
         }
         shown = [*self.factors, "task", "seed"]
         levels = {name: known.get(name) or self.config.space.levels(name) for name in shown}
-        rows = self.store.rows(self.deciding)
+        table = self.store.table(self.deciding)
+        rows = table.to_pandas() if self._adaptive else None
         choices = self.choices(rows)
         planned, unknown = self._planned(choices, rows), self.waiting(choices)
         strategy, found = self.config.space.strategy, self.found(rows)
         tune, pruned = tuning.trials(self.config, choices), found.pruned if found is not None else ()
-        told = plan.status(self.config.name, planned, rows, levels, tune, unknown, pruned)
-        told |= activity(self.store, [*tune, *planned], rows, pruned)
+        told = plan.status(self.config.name, planned, table, levels, tune, unknown, pruned)
+        told |= activity(self.store, [*tune, *planned], table, pruned)
         told["impossible"] = tuning.impossible(self.config, choices)
         return {**told, "search": found.state(strategy.trials)} if searches(strategy) and found else told
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
+from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +50,10 @@ def completed(columns: Mapping[str, str], table: pa.Table) -> pa.Table:
     """Return a table with all of its columns of this version, empty where an earlier version wrote it without."""
     import pyarrow as pa
 
-    return pa.concat_tables([table_of([], columns), table], promote_options="permissive")
+    # Not by `table_of`, which makes arrays of Python's values: for that Arrow imports pandas.
+    schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in columns.items()])
+    empty = pa.Table.from_batches([], schema=schema.with_metadata({_VERSION_KEY: str(SCHEMA_VERSION).encode()}))
+    return pa.concat_tables([empty, table], promote_options="permissive")
 
 
 def files_of(folder: Path) -> list[Path]:
@@ -146,13 +150,13 @@ def _joined(tables: Sequence[pa.Table], columns: Mapping[str, str], only: Collec
 
 def _from_the_first(joined: pa.Table, lengths: list[int]) -> pa.Table:
     """Return the rows of files one after another, without those of attempts that an earlier file has."""
-    import numpy as np
     import pyarrow as pa
 
-    keys = joined.select(["id", "attempt"]).to_pandas()
-    keys["file"] = np.repeat(np.arange(len(lengths)), lengths)
-    fresh = keys["file"] == keys.groupby(["id", "attempt"])["file"].transform("min")
-    return joined if fresh.all() else joined.filter(pa.array(fresh))
+    files = chain.from_iterable(repeat(file, length) for file, length in enumerate(lengths))
+    keys = zip(joined["id"].to_pylist(), joined["attempt"].to_pylist(), strict=True)
+    first: dict[tuple[str, int], int] = {}
+    fresh = [first.setdefault(key, file) == file for key, file in zip(keys, files, strict=True)]
+    return joined if all(fresh) else joined.filter(pa.array(fresh))
 
 
 def read_table(file: Path, columns: Collection[str] | None = None) -> pa.Table:

@@ -8,7 +8,6 @@ import time
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from adapters.faults import InputFault, printable
 from study.cli.shared import StudyFile
@@ -32,6 +31,8 @@ def command(
         found = loaded.status()
         print(json.dumps(found, ensure_ascii=False) if as_json else _text(found))
         return
+    from rich.console import Console  # takes a tenth of a second, which only `--watch` waits for
+
     console = Console(highlight=False)
     with contextlib.suppress(KeyboardInterrupt):
         while True:

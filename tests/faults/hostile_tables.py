@@ -169,7 +169,7 @@ def of_store(root: Path, rng: random.Random) -> None:
             again = {"trials": opened.attempts, "images": opened.images, "curves": opened.curves}[kind]()
             pd.testing.assert_frame_equal(found, again)
             return
-        told = activity(opened, [trial(seed) for seed in range(5)], opened.rows())
+        told = activity(opened, [trial(seed) for seed in range(5)], opened.table())
         assert "secret" not in json.dumps(told)
         read_results(folder)
         Keeping(opened, "clip_i", "best", "best").settle()

@@ -95,7 +95,7 @@ def pack(root: Path, rng: random.Random) -> None:
         assert all(type(attempt) is int and attempt > 0 for attempt in again.attempts.values())
         assert record_again.executor != "slurm" or record_again.name.startswith("study-")
         assert Record.from_json(record_again.to_json()) == record_again
-    activity(store, [TRIAL], store.rows())
+    activity(store, [TRIAL], store.table())
     records.given_to_slurm(store.packs / "one.json")
     store.gc()
     records.delete(store, "two")

@@ -167,13 +167,13 @@ def test_log_that_a_row_names_is_shown_only_if_it_is_the_store_s(store, outside,
     (store.logs / "loop").symlink_to("loop")
     for path in (log, str(outside / "secret.log")):
         rewrite(store, "trials", 4, log=path)
-        (told,) = activity(store, [trial(4)], store.rows())["failures"]
+        (told,) = activity(store, [trial(4)], store.table())["failures"]
         assert (told["log"], told["lines"]) == (None, [])
 
 
 def test_log_of_the_store_is_shown_without_what_steers_a_terminal(store):
     (store.logs / "w.log").write_text("\x1b]0;title\x07it ended\n")
-    (told,) = activity(store, [trial(4)], store.rows())["failures"]
+    (told,) = activity(store, [trial(4)], store.table())["failures"]
     assert told["lines"] == [r"\x1b]0;title\x07it ended"]
 
 

@@ -226,6 +226,14 @@ def test_light_commands_never_import_torch(finished, command):
     assert json.loads(ended.stdout.splitlines()[-1]) == [0, []], ended.stderr
 
 
+def test_status_imports_neither_pandas_nor_rich(finished):
+    """Half a second of the two in which it is to answer of a hundred thousand trials."""
+    code = RUN + "import sys, json\nprint(json.dumps(sorted({'pandas', 'rich'} & set(sys.modules))))"
+    words = [sys.executable, "-c", code, "status", str(finished)]
+    ended = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert json.loads(ended.stdout.splitlines()[-1]) == [], ended.stderr
+
+
 def test_help_answers_in_half_a_second():
     def seconds() -> float:
         begin = time.perf_counter()
