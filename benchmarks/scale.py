@@ -27,6 +27,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +98,15 @@ def result(trial: Trial, place: int) -> TrialResult:
     )  # fmt: skip
 
 
-def fill(root: Path, trials: Sequence[Trial], loose: int) -> None:
-    """Write the stores: the rows of all trials in one file; and the last ones a file each."""
+def fill(file: Path, missing: int, loose: int) -> int:
+    """Write the stores of a study; return how many trials it has."""
+    trials = Study.load(file).trials
+    _fill(file.parent, trials[: len(trials) - missing], loose)
+    return len(trials)
+
+
+def _fill(root: Path, trials: Sequence[Trial], loose: int) -> None:
+    """Write the rows of all trials in one file; and the last ones a file each."""
     results = [result(trial, place) for place, trial in enumerate(trials)]
     for name, apart in (("compacted", 0), ("loose", loose)):
         store = Store(root / name)
@@ -186,8 +195,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         file = declare(root, given.scales, given.tasks, given.seeds)
-        trials = Study.load(file).trials
-        fill(root, trials[: len(trials) - given.missing], given.loose)
+        # In a process of its own: the peak memory of a command begins with that of the process that starts it.
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            trials = pool.submit(fill, file, given.missing, given.loose).result()
         print("written", file=sys.stderr)
         load = psutil.getloadavg()[0]
         rounds = []
@@ -198,7 +208,7 @@ def main() -> None:
         name: {key: round(statistics.median(each[name][key] for each in rounds), 3) for key in rounds[0][name]}
         for name in rounds[0]
     }
-    settings = {"trials": len(trials), "loose": given.loose, "missing": given.missing, "rounds": given.rounds}
+    settings = {"trials": trials, "loose": given.loose, "missing": given.missing, "rounds": given.rounds}
     print(json.dumps({"machine": machine(), "settings": {**settings, "load_before": load}, **medians}, indent=1))
 
 
