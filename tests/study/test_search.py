@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import optuna
+import pyarrow as pa
 import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -202,7 +203,8 @@ def test_looks_are_kept_beside_the_rows_they_are_of(tmp_path, monkeypatch):
     # Of other rows nothing is remembered: what was best is now worst, and is looked for anew.
     loaded = Study.load(path)
     rows = loaded.store.rows()
-    monkeypatch.setattr(type(loaded.store), "rows", lambda self, columns=None: rows.assign(clip_i=-rows["clip_i"]))
+    worse = pa.Table.from_pandas(rows.assign(clip_i=-rows["clip_i"]), preserve_index=False)
+    monkeypatch.setattr(type(loaded.store), "table", lambda self, columns=None: worse)
     assert loaded.status()["search"]["ended"] and counted
 
 
