@@ -182,7 +182,7 @@ def test_interrupt_while_a_worker_is_started_leaves_no_worker(number, tmp_path, 
             executor.begin()
         assert signal.getsignal(signal.SIGTERM) is interrupt
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        assert len(workers_of(loaded.store.folder)) == 1
+        assert wait_until(lambda: len(workers_of(loaded.store.folder)) == 1)
     finally:
         signal.signal(signal.SIGTERM, before)
         executor.close()
