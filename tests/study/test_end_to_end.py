@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from study.columns import SCORES
 from study.study import Study
 from tests.study.test_kills import wait_until, workers_of
 
@@ -72,9 +71,12 @@ def test_killed_at_any_moment_the_study_ends_with_the_rows_and_numbers_of_one_th
     assert not attempts["id"].duplicated().any()
     found = attempts.set_index("id").sort_index()
     assert list(found.index) == list(expected.index)
-    # Trials have packs of their own here, on the same device: bit-equal.
-    for score in SCORES:
-        assert found[score].tolist() == expected[score].tolist(), score
+    # What was left of a pack is trained as another one: within a tenth of the seed-to-seed SD, as packs may differ.
+    for score in scores:
+        spread = expected.groupby(["input", "output"], dropna=False)[score].var().mean() ** 0.5
+        assert (found[score] - expected[score]).abs().max() <= spread / 10, score
+    alone = expected["method"] == "none"
+    assert found.loc[alone, list(scores)].equals(expected.loc[alone, list(scores)])  # which are in no pack
     loaded.store.gc()
     assert len(loaded.store.images()) == 2 * len(expected)
 
