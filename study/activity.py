@@ -57,9 +57,19 @@ def activity(
     failed = rows.take(places).to_pylist() if places else []
     spoken_of = {*(id for id, _, _ in noted), *(row["id"] for row in failed)}.difference(pruned)  # few of many trials
     names = {trial.id: trial for trial in trials if trial.id in spoken_of}
-    states = _states(noted, names, rows)
+    known = _known(rows, names)
+
+    def unfinished(id: str, attempt: int) -> bool:
+        final, last = known.get(id, (False, 0))
+        return id in names and not final and attempt != last
+
+    order = ("lost", "queued", "running")
+    states: dict[str, str] = {}
+    for id, attempt, state in noted:
+        if unfinished(id, attempt):
+            states[id] = max(state, states.get(id, "lost"), key=order.index)
     for job in jobs:
-        job["trials"] = sum(id in states for id in job.pop("attempts"))
+        job["trials"] = sum(unfinished(id, attempt) for id, attempt in job.pop("attempts").items())
     counts = list(states.values())
     return {
         **{state: counts.count(state) for state in ("running", "queued", "lost")},
@@ -68,18 +78,12 @@ def activity(
     }
 
 
-def _states(noted: Sequence[tuple[str, int, str]], names: Collection[str], rows: pa.Table) -> dict[str, str]:
-    """Return the state of the trials that have no result yet, given what is noted of some of their attempts."""
-    some = {id for id, _, _ in noted}
+def _known(rows: pa.Table, some: Collection[str]) -> dict[str, tuple[bool, int]]:
+    """Return of some trials that have a row whether it is final, and its attempt."""
+    if not some:
+        return {}
     lists = (rows[name].to_pylist() for name in ("id", "status", "attempt"))
-    known = {id: (status in FINAL, last) for id, status, last in zip(*lists, strict=True) if id in some}
-    order = ("lost", "queued", "running")
-    states: dict[str, str] = {}
-    for id, attempt, state in noted:
-        final, last = known.get(id, (False, 0))
-        if id in names and not final and attempt != last:
-            states[id] = max(state, states.get(id, "lost"), key=order.index)
-    return states
+    return {id: (status in FINAL, attempt) for id, status, attempt in zip(*lists, strict=True) if id in some}
 
 
 def _jobs(store: Store) -> list[dict[str, Any]]:

@@ -31,7 +31,7 @@ def command(
         found = loaded.status()
         print(json.dumps(found, ensure_ascii=False) if as_json else _text(found))
         return
-    from rich.console import Console  # takes a tenth of a second, which only `--watch` waits for
+    from rich.console import Console  # not above: only `--watch` needs it
 
     console = Console(highlight=False)
     with contextlib.suppress(KeyboardInterrupt):

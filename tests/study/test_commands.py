@@ -227,7 +227,7 @@ def test_light_commands_never_import_torch(finished, command):
 
 
 def test_status_imports_neither_pandas_nor_rich(finished):
-    """Half a second of the two in which it is to answer of a hundred thousand trials."""
+    """Their import is a good part of the two seconds in which it is to answer of a hundred thousand trials."""
     code = RUN + "import sys, json\nprint(json.dumps(sorted({'pandas', 'rich'} & set(sys.modules))))"
     words = [sys.executable, "-c", code, "status", str(finished)]
     ended = subprocess.run(words, capture_output=True, text=True, check=True)

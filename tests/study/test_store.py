@@ -4,6 +4,7 @@ import json
 import math
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -100,6 +101,24 @@ def test_kill_between_merge_and_delete_doubles_nothing(store, monkeypatch):
     assert len(store.attempts()) == 3
     store.compact()
     assert len(store.attempts()) == 3
+
+
+@pytest.mark.parametrize("columns", [None, ["clip_i", "error"]])
+def test_the_table_has_the_rows(store, columns):
+    def check():
+        table, rows = store.table(columns), store.rows(columns)
+        # Of whole numbers pandas makes fractions where some row has none, of rows that do not count too.
+        pd.testing.assert_frame_equal(table.to_pandas(), rows, check_dtype=False, check_exact=True)
+
+    check()
+    for seed, status in enumerate(("done", "failed", "diverged")):
+        store.commit(result(seed, status))
+    check()
+    store.commit(result(1, "done", score=0.7), attempt=2)
+    check()
+    store.commit(TrialResult(trial(4), "pruned", columns={"pruned_by": "p"}))
+    check()
+    assert store.table(columns)["status"].to_pylist() == store.rows()["status"].tolist()
 
 
 def test_some_columns_are_those_of_all(store):
